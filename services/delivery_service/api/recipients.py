@@ -1,0 +1,119 @@
+"""AddRecipients: a client stream of numbered chunks, each committed before the next is read."""
+
+from collections.abc import AsyncIterator, Sequence
+
+import orjson
+
+from campaign.delivery.v1 import delivery_service_pb2 as pb
+from delivery_service.api.validation import delivery_id_of, require_valid, text_violation
+from delivery_service.domain.address import address_problem, normalise_address
+from delivery_service.domain.lifecycle import Channel
+from delivery_service.settings import Settings
+from delivery_service.store.recipients import RecipientRow, Recipients, UploadProgress
+from service_runtime.clock import Clock
+from service_runtime.problems import FieldViolation, InvalidInput
+
+_UPLOAD_ID_CHARACTERS_MAX = 100
+
+
+class RecipientCalls:
+    """Takes audiences of any size in bounded memory: one chunk at a time."""
+
+    def __init__(self, recipients: Recipients, settings: Settings, clock: Clock) -> None:
+        self._recipients = recipients
+        self._settings = settings
+        self._clock = clock
+
+    async def add(self, requests: AsyncIterator[pb.AddRecipientsRequest]) -> pb.AddRecipientsResponse:
+        """What is committed stays, however the stream ends: its client goes on behind the last chunk."""
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("request") != "open":
+            raise InvalidInput.of("open", "must be the first request of the stream")
+        delivery_id = delivery_id_of(first.open.delivery_id, "open.delivery_id")
+        upload_id = first.open.upload_id
+        if not upload_id:
+            raise InvalidInput.of("open.upload_id", "is empty: name this upload, e.g. by a UUID")
+        require_valid([text_violation("open.upload_id", upload_id, _UPLOAD_ID_CHARACTERS_MAX)])
+        progress: UploadProgress | None = None
+        async for request in requests:
+            if request.WhichOneof("request") != "chunk":
+                raise InvalidInput.of("request", "must be a chunk after open")
+            progress = await self._add_chunk(delivery_id, upload_id, request.chunk)
+        if progress is None:
+            raise InvalidInput.of("chunk", "is missing: send at least one chunk of recipients")
+        return pb.AddRecipientsResponse(
+            last_chunk=progress.last_chunk, added_count=progress.added_count, recipient_count=progress.recipient_count
+        )
+
+    async def progress(self, request: pb.GetRecipientUploadRequest) -> pb.GetRecipientUploadResponse:
+        delivery_id = delivery_id_of(request.delivery_id)
+        progress = await self._recipients.upload_progress(delivery_id, request.upload_id)
+        return pb.GetRecipientUploadResponse(last_chunk=progress.last_chunk, added_count=progress.added_count)
+
+    async def _add_chunk(self, delivery_id: int, upload_id: str, chunk: pb.RecipientChunk) -> UploadProgress:
+        if chunk.number < 1:
+            raise InvalidInput.of("chunk.number", f"is {chunk.number}: number chunks from 1")
+        limit = self._settings.recipients_per_chunk_max
+        if not 1 <= len(chunk.recipients) <= limit:
+            raise InvalidInput.of("chunk.recipients", f"has {len(chunk.recipients)} entries: give 1 to {limit} a chunk")
+        plain = [(new.profile_id, new.address, dict(new.attributes)) for new in chunk.recipients]
+        require_valid(self._violations(plain))
+
+        def rows(channel: Channel) -> Sequence[RecipientRow]:
+            result = []
+            for profile_id, address, attributes in plain:
+                normalised = normalise_address(channel, address)
+                problem = address_problem(channel, normalised)
+                result.append(RecipientRow(problem, profile_id, normalised, orjson.dumps(attributes).decode()))
+            return result
+
+        return await self._recipients.add_chunk(
+            delivery_id,
+            upload_id,
+            chunk.number,
+            chunk.SerializeToString(deterministic=True),
+            rows,
+            self._clock.now(),
+        )
+
+    def _violations(self, plain: list[tuple[str, str, dict[str, str]]]) -> list[FieldViolation]:
+        """What is wrong with a chunk's recipients. A sound one costs a few comparisons."""
+        limits = self._settings
+        found: list[FieldViolation] = []
+        for index, (profile_id, address, attributes) in enumerate(plain):
+            joined = "".join((profile_id, address, *attributes, *attributes.values()))
+            sound = (
+                len(profile_id) <= limits.profile_id_characters_max
+                and len(address) <= limits.address_characters_max
+                and len(attributes) <= limits.attributes_per_recipient_max
+                and 4 * len(joined) <= limits.attributes_bytes_max
+                and max(map(len, attributes), default=0) <= limits.attribute_key_characters_max
+                and "\x00" not in joined
+            )
+            if not sound:
+                found += self._violations_of(f"chunk.recipients[{index}]", profile_id, address, attributes)
+        return found
+
+    def _violations_of(
+        self, path: str, profile_id: str, address: str, attributes: dict[str, str]
+    ) -> list[FieldViolation]:
+        limits = self._settings
+        size = sum(len(key.encode()) + len(value.encode()) for key, value in attributes.items())
+        checks = [
+            text_violation(f"{path}.profile_id", profile_id, limits.profile_id_characters_max),
+            text_violation(f"{path}.address", address, limits.address_characters_max),
+            *(
+                text_violation(f"{path}.attributes[{key[:40]!r}]", key, limits.attribute_key_characters_max)
+                or text_violation(f"{path}.attributes[{key[:40]!r}]", value, limits.attributes_bytes_max)
+                for key, value in attributes.items()
+            ),
+        ]
+        if len(attributes) > limits.attributes_per_recipient_max:
+            count_max = limits.attributes_per_recipient_max
+            checks.append(
+                FieldViolation(f"{path}.attributes", f"has {len(attributes)}: at most {count_max} are allowed")
+            )
+        if size > limits.attributes_bytes_max:
+            bytes_max = limits.attributes_bytes_max
+            checks.append(FieldViolation(f"{path}.attributes", f"has {size} bytes: at most {bytes_max} are allowed"))
+        return [violation for violation in checks if violation is not None]

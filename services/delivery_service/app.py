@@ -1,0 +1,202 @@
+"""The composition root of DeliveryService: makes every part, starts them in order, stops them in order."""
+
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import timedelta
+from secrets import token_hex
+
+from google.protobuf.descriptor import ServiceDescriptor
+from prometheus_client import CollectorRegistry
+
+from campaign.delivery.v1 import delivery_service_pb2, observation_service_pb2, role_pb2
+from campaign.delivery.v1.observation_service_pb2_grpc import add_ObservationServiceServicer_to_server
+from campaign.mta.v1.relay_service_pb2_grpc import RelayServiceStub
+from delivery_service.api.deliveries import DeliveryCalls
+from delivery_service.api.errors import DOMAIN, ERROR_TABLE
+from delivery_service.api.kpi_hub import KpiHub
+from delivery_service.api.kpis import KpiCalls
+from delivery_service.api.observations import ObservationCalls
+from delivery_service.api.recipients import RecipientCalls
+from delivery_service.api.send_logs import SendLogCalls
+from delivery_service.api.servicer import Servicer, add_to_server
+from delivery_service.metrics import Metrics
+from delivery_service.settings import Settings
+from delivery_service.store.apply_writer import ApplySettings, ApplyWriter
+from delivery_service.store.database import DatabaseSettings, open_pool
+from delivery_service.store.deliveries import Deliveries
+from delivery_service.store.feedback import FeedbackStore
+from delivery_service.store.kpis import KpiStore
+from delivery_service.store.recipients import Recipients
+from delivery_service.store.relay_parts import RelayParts
+from delivery_service.store.send_logs import SendLogs
+from delivery_service.workers.engagement import EngagementWorker
+from delivery_service.workers.poll import PollLoop
+from delivery_service.workers.preparation import PreparationWorker
+from delivery_service.workers.relay import RelayWorker
+from delivery_service.workers.start import StartWorker
+from service_runtime.access import AccessPolicy, TokenVerifier, required_roles
+from service_runtime.admin_http import AdminHttp
+from service_runtime.client import TokenFile, open_channel
+from service_runtime.clock import Clock, SystemClock
+from service_runtime.errors import ErrorTranslator
+from service_runtime.interceptors import ServeCalls
+from service_runtime.server import GrpcServer, ServerLimits
+from service_runtime.tasks import BackgroundTasks
+
+_ROLE_PREFIX = "ROLE_"
+IMPLIED_ROLES = {
+    "start-deliveries": frozenset({"prepare-deliveries"}),
+    "prepare-deliveries": frozenset({"read"}),
+}
+"""Role to the roles that it includes (role.proto). Administration includes none of them."""
+
+
+class App:
+    """One process of DeliveryService. `start` returns once it serves; `stop` once nothing of it runs any more.
+
+    `process_fault` is called if a background task dies: the process should stop.
+    """
+
+    def __init__(self, settings: Settings, process_fault: Callable[[str], None], clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self._tasks = BackgroundTasks(process_fault)
+        self._closing: list[Callable[[], Awaitable[None]]] = []
+        self._loops: list[PollLoop] = []
+        self.server: GrpcServer | None = None
+        self.admin: AdminHttp | None = None
+        self.hub: KpiHub | None = None
+
+    async def start(self) -> None:
+        """Opens the database, then the workers, then the doors. Undone if it fails half-way."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Doors first, then the workers, then the database."""
+        if self.server is not None:
+            await self.server.stop(self._settings.shutdown_grace_seconds)
+        await self._tasks.stop()
+        for close in reversed(self._closing):
+            await close()
+        self._closing.clear()
+        if self.admin is not None:
+            self.admin.stop()
+
+    async def _start(self) -> None:
+        settings, clock = self._settings, self._clock
+        registry = CollectorRegistry()
+        metrics = Metrics(registry)
+        database = DatabaseSettings(
+            dsn=settings.database_url,
+            pool_size_max=settings.pool_connections_max,
+            statement_timeout_seconds=settings.statement_timeout_seconds,
+            idle_in_transaction_timeout_seconds=settings.idle_in_transaction_timeout_seconds,
+            long_statement_timeout_seconds=settings.long_statement_timeout_seconds,
+        )
+        pool = await open_pool(database)
+        self._closing.append(pool.close)
+
+        deliveries = Deliveries(pool)
+        feedback = FeedbackStore(pool, settings.dead_letters_max, settings.source_silence)
+        kpis = KpiStore(pool, settings.long_statement_timeout_seconds)
+        hub = self.hub = KpiHub(kpis, feedback, settings, clock)
+        writer = ApplyWriter(
+            pool,
+            database,
+            ApplySettings(
+                writers=settings.apply_writers,
+                batch_size_max=settings.apply_batch_size_max,
+                pending_observations_max=settings.apply_pending_observations_max,
+            ),
+            clock,
+            hub.touch,
+        )
+        for name, run in writer.runs():
+            self._tasks.start(name, run)
+        self._tasks.start("watch-feed", hub.run())
+        self._tasks.start("feedback-sources", hub.run_sources())
+
+        channel = open_channel(settings.relay_target, TokenFile(settings.token_file))
+        self._closing.append(channel.close)
+        holder = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
+        parts = RelayParts(pool, holder, timedelta(seconds=settings.relay_lease_seconds))
+        relay = RelayWorker(
+            deliveries, parts, RelayServiceStub(channel), writer, settings, clock, metrics, self._changed
+        )
+        self._closing.append(relay.close)
+        self._tasks.start("relay-leases", relay.run_leases())
+        preparation = PreparationWorker(deliveries, database, settings, clock, metrics, self._changed)
+        start = StartWorker(deliveries, clock, self._changed)
+        engagement = EngagementWorker(
+            kpis, timedelta(seconds=settings.engagement_refresh_seconds), clock, self._changed
+        )
+        poll = settings.worker_poll_seconds
+        for name, work in (
+            ("preparation", preparation.work),
+            ("start", start.work),
+            ("relay", relay.work),
+            ("engagement", engagement.work),
+        ):
+            loop = PollLoop(name, work, poll, clock)
+            self._loops.append(loop)
+            self._tasks.start(name, loop.run())
+
+        verifier = TokenVerifier([settings.jwt_public_key_file.read_bytes()], clock)
+        calls = ServeCalls(verifier, access_policy(), ErrorTranslator(ERROR_TABLE, DOMAIN), registry, clock)
+        server = self.server = GrpcServer(calls, ServerLimits())
+        servicer = Servicer(
+            DeliveryCalls(deliveries, settings, clock, self._wake_workers),
+            RecipientCalls(Recipients(pool, settings.recipients_per_delivery_max), settings, clock),
+            KpiCalls(kpis, deliveries, hub, settings, clock, metrics),
+            SendLogCalls(deliveries, SendLogs(pool, settings.rows_scanned_per_page_max), feedback, settings),
+        )
+        observations = ObservationCalls(writer, feedback, settings, clock, metrics)
+        for descriptor in _services():
+            if descriptor.name == "DeliveryService":
+                server.add_service(descriptor.full_name, lambda grpc_server: add_to_server(servicer, grpc_server))
+            else:
+                server.add_service(
+                    descriptor.full_name,
+                    lambda grpc_server: add_ObservationServiceServicer_to_server(observations, grpc_server),
+                )
+        host, _, port = settings.listen.rpartition(":")
+        await server.start(host, int(port))
+        admin_host, _, admin_port = settings.admin_listen.rpartition(":")
+        self.admin = AdminHttp(registry, lambda: server.is_serving, host=admin_host)
+        self.admin.start(int(admin_port))
+        await server.serving(True)
+
+    def _wake_workers(self) -> None:
+        for loop in self._loops:
+            loop.wake()
+
+    def _changed(self, delivery_id: int) -> None:
+        """A worker has changed a delivery: others may have something to do, and watchers something to see."""
+        if self.hub is not None:
+            self.hub.touch([delivery_id])
+        self._wake_workers()
+
+
+def access_policy() -> AccessPolicy:
+    """Who may call what, as the contract says."""
+    required: dict[str, frozenset[str]] = {}
+    for descriptor in _services():
+        required |= required_roles(descriptor, role_pb2.required_role, role_name)
+    return AccessPolicy(required, IMPLIED_ROLES)
+
+
+def role_name(number: int) -> str:
+    """The name of a role in a token: `prepare-deliveries` for ROLE_PREPARE_DELIVERIES."""
+    return role_pb2.Role.Name(role_pb2.Role.ValueType(number)).removeprefix(_ROLE_PREFIX).lower().replace("_", "-")
+
+
+def _services() -> Iterable[ServiceDescriptor]:
+    return (
+        delivery_service_pb2.DESCRIPTOR.services_by_name["DeliveryService"],
+        observation_service_pb2.DESCRIPTOR.services_by_name["ObservationService"],
+    )

@@ -1,0 +1,214 @@
+"""Domain to contract. The enums share their numbers, except Outcome: the proto's are the rank + 1, since 0 is
+UNSPECIFIED there (a contract test says so)."""
+
+import base64
+from datetime import datetime, timedelta
+from typing import Final
+
+import asyncpg
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from campaign.delivery.v1 import delivery_pb2, kpis_pb2, send_log_pb2
+from delivery_service.domain.delivery import Confirmation, Content, Delivery, Plan
+from delivery_service.domain.identifiers import message_id
+from delivery_service.domain.kpis import DeliveryKpis, Projection, Rate
+from delivery_service.domain.outcome import FailureType, Outcome
+from delivery_service.domain.status import STATUS_OF, FeedbackMode, Status, reason_shown
+from delivery_service.store.send_logs import SendLog
+
+OUTCOME_OFFSET: Final = 1
+"""Outcome number in the proto less its rank in the lattice."""
+
+
+def timestamp(moment: datetime | None) -> Timestamp | None:
+    """None stays unset."""
+    if moment is None:
+        return None
+    result = Timestamp()
+    result.FromDatetime(moment)
+    return result
+
+
+def duration(span: timedelta) -> Duration:
+    result = Duration()
+    result.FromTimedelta(span)
+    return result
+
+
+def content_to_pb(content: Content) -> delivery_pb2.Content:
+    return delivery_pb2.Content(
+        subject=content.subject,
+        html=content.html,
+        text=content.text,
+        from_address=content.from_address,
+        from_name=content.from_name,
+        reply_to_address=content.reply_to_address,
+    )
+
+
+def plan_to_pb(plan: Plan) -> delivery_pb2.Plan:
+    return delivery_pb2.Plan(
+        targeted=plan.targeted,
+        exclusions=[
+            delivery_pb2.ExclusionVolume(cause=delivery_pb2.ExclusionCause.ValueType(cause), volume=volume)
+            for cause, volume in plan.exclusions.items()
+        ],
+        to_deliver=plan.to_deliver,
+        warnings=[delivery_pb2.PlanIssue(field=i.field, description=i.description) for i in plan.warnings],
+        errors=[delivery_pb2.PlanIssue(field=i.field, description=i.description) for i in plan.errors],
+        plan_digest=plan.plan_digest,
+        prepare_time=timestamp(plan.prepare_time),
+        preparer=plan.preparer,
+    )
+
+
+def confirmation_to_pb(confirmation: Confirmation) -> delivery_pb2.Confirmation:
+    return delivery_pb2.Confirmation(
+        confirmer=confirmation.confirmer,
+        confirm_time=timestamp(confirmation.confirm_time),
+        plan_digest=confirmation.plan_digest,
+        request_id=confirmation.request_id,
+    )
+
+
+def delivery_to_pb(delivery: Delivery) -> delivery_pb2.Delivery:
+    return delivery_pb2.Delivery(
+        delivery_id=str(delivery.delivery_id),
+        label=delivery.label,
+        channel=delivery_pb2.Channel.ValueType(delivery.channel),
+        feedback_mode=delivery_pb2.FeedbackMode.ValueType(delivery.feedback_mode),
+        content=content_to_pb(delivery.content),
+        validity_period=duration(delivery.validity_period),
+        state=delivery_pb2.DeliveryState.ValueType(delivery.state),
+        recipient_count=delivery.recipient_count,
+        plan=plan_to_pb(delivery.plan) if delivery.plan else None,
+        confirmation=confirmation_to_pb(delivery.confirmation) if delivery.confirmation else None,
+        create_time=timestamp(delivery.create_time),
+        update_time=timestamp(delivery.update_time),
+        start_time=timestamp(delivery.start_time),
+        finish_time=timestamp(delivery.finish_time),
+        validity_end_time=timestamp(delivery.validity_end_time),
+        creator=delivery.creator,
+        etag=str(delivery.version),
+    )
+
+
+def _rate(rate: Rate) -> kpis_pb2.Rate:
+    return kpis_pb2.Rate(count=rate.count, base=rate.base, rate=rate.rate)
+
+
+def _projection(projection: Projection) -> kpis_pb2.KpiProjection:
+    return kpis_pb2.KpiProjection(
+        delivered=_rate(projection.delivered),
+        bounces_and_errors=_rate(projection.bounces_and_errors),
+        processed=projection.processed,
+        delivered_of_not_canceled=_rate(projection.delivered_of_not_canceled),
+        bounces_and_errors_of_not_canceled=_rate(projection.bounces_and_errors_of_not_canceled),
+        delivered_min_final=projection.delivered_min_final,
+        delivered_max_final=projection.delivered_max_final,
+        final=projection.final,
+        statuses=kpis_pb2.StatusCounts(
+            pending=projection.statuses[Status.PENDING],
+            sent=projection.statuses[Status.SENT],
+            failed=projection.statuses[Status.FAILED],
+            canceled=projection.statuses[Status.CANCELED],
+        ),
+        failures=kpis_pb2.FailureCounts(
+            soft=projection.failures[FailureType.SOFT],
+            hard=projection.failures[FailureType.HARD],
+            ignored=projection.failures[FailureType.IGNORED],
+        ),
+        opened=_rate(projection.opened),
+        clicked=_rate(projection.clicked) if projection.clicked is not None else None,
+    )
+
+
+def resume_token(slot_revisions: tuple[int, ...]) -> str:
+    """The vector of slot revisions, opaque."""
+    raw = b"v1" + b"".join(revision.to_bytes(8, "big") for revision in slot_revisions)
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def kpis_to_pb(kpis: DeliveryKpis, sources_connected: int) -> kpis_pb2.Kpis:
+    engagement = kpis.engagement
+    projections = {mode: _projection(kpis.projection(mode)) for mode in kpis.modes()}
+    return kpis_pb2.Kpis(
+        delivery_id=str(kpis.delivery_id),
+        state=delivery_pb2.DeliveryState.ValueType(kpis.state),
+        feedback_mode=delivery_pb2.FeedbackMode.ValueType(kpis.feedback_mode),
+        revision=kpis.revision,
+        resume_token=resume_token(kpis.slot_revisions),
+        to_deliver=kpis.counts.to_deliver,
+        outcomes=kpis_pb2.OutcomeCounts(
+            prepared=kpis.counts.of(Outcome.PREPARED),
+            canceled=kpis.counts.of(Outcome.CANCELED),
+            relayed=kpis.counts.of(Outcome.RELAYED),
+            deferred=kpis.counts.of(Outcome.DEFERRED),
+            expired=kpis.counts.of(Outcome.EXPIRED),
+            delivered=kpis.counts.of(Outcome.DELIVERED),
+            bounced=kpis.counts.of(Outcome.BOUNCED),
+        ),
+        with_efs=projections.get(FeedbackMode.WITH_EFS),
+        without_efs=projections[FeedbackMode.WITHOUT_EFS],
+        handed_over=kpis.handed_over,
+        retrying=kpis.counts.of(Outcome.DEFERRED),
+        unresolved=kpis.unresolved,
+        engagement=kpis_pb2.EngagementTotals(
+            opened=engagement.opened,
+            clicked=engagement.clicked,
+            opens=engagement.opens,
+            clicks=engagement.clicks,
+            as_of_time=timestamp(engagement.as_of_time),
+        ),
+        freshness=kpis_pb2.Freshness(
+            commit_time=timestamp(kpis.commit_time),
+            newest_event_time=timestamp(kpis.newest_event_time),
+            sources_connected=sources_connected,
+            lag=duration(kpis.lag),
+        ),
+    )
+
+
+def send_log_to_pb(send_log: SendLog, mode: FeedbackMode, tolerance: timedelta) -> send_log_pb2.SendLog:
+    """In one mode's projection: it hides the reason of a message that it shows as sent."""
+    shown = reason_shown(mode, send_log.outcome)
+    return send_log_pb2.SendLog(
+        delivery_id=str(send_log.delivery_id),
+        recipient=send_log.recipient,
+        profile_id=send_log.profile_id,
+        address=send_log.address,
+        status=send_log_pb2.SendLogStatus.ValueType(STATUS_OF[mode][send_log.outcome]),
+        outcome=send_log_pb2.Outcome.ValueType(send_log.outcome + OUTCOME_OFFSET),
+        failure_type=send_log_pb2.FailureType.ValueType(send_log.failure_type if shown else 0),
+        reason=send_log_pb2.Reason.ValueType(send_log.reason if shown else 0),
+        smtp_code=send_log.smtp_code if shown or send_log.outcome is Outcome.DELIVERED else 0,
+        enhanced_code=send_log.enhanced_code if shown or send_log.outcome is Outcome.DELIVERED else "",
+        diagnostic=send_log.diagnostic if shown else "",
+        attempt=send_log.attempt,
+        event_time=timestamp(send_log.event_time),
+        update_time=timestamp(send_log.update_time),
+        message_id=message_id(send_log.delivery_id, send_log.recipient),
+        event_time_ahead=send_log.event_time > send_log.update_time + tolerance,
+    )
+
+
+def timeline_entry_to_pb(row: asyncpg.Record) -> send_log_pb2.TimelineEntry:
+    """A row of the query get_timeline; -1 stands for what the entry does not have."""
+    return send_log_pb2.TimelineEntry(
+        kind=send_log_pb2.TimelineEntryKind.ValueType(row["kind"]),
+        before=send_log_pb2.Outcome.ValueType(row["before"] + OUTCOME_OFFSET),
+        outcome=send_log_pb2.Outcome.ValueType(row["outcome"] + OUTCOME_OFFSET),
+        failure_type=send_log_pb2.FailureType.ValueType(row["failure_type"]),
+        reason=send_log_pb2.Reason.ValueType(row["reason"]),
+        smtp_code=row["smtp_code"],
+        enhanced_code=row["enhanced_code"],
+        diagnostic=row["diagnostic"],
+        attempt=row["attempt"],
+        rules_version=row["rules_version"],
+        event_time=timestamp(row["event_time"]),
+        commit_time=timestamp(row["commit_time"]),
+        slot=row["slot"],
+        revision=row["revision"],
+        url=row["url"],
+    )

@@ -1,0 +1,49 @@
+"""Addresses as the preparation judges them. Anything may be added to an audience; here it is told what can be sent."""
+
+import re
+from enum import IntEnum
+from typing import Final
+
+from delivery_service.domain.lifecycle import Channel
+
+_EMAIL: Final = re.compile(
+    r"(?!\.)[^\s@\"(),:;<>\[\\\]\x00-\x1f\x7f]{1,64}(?<!\.)@"
+    r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.)+[^\W\d_](?:[\w-]{0,61}[^\W_])?",
+    re.UNICODE,
+)
+_PHONE: Final = re.compile(r"\+?[0-9]{6,15}")
+_EMAIL_LENGTH_MAX: Final = 254
+
+
+class AddressProblem(IntEnum):
+    """What is wrong with an address; the numbers are stored."""
+
+    NONE = 0
+    EMPTY = 1
+    MALFORMED = 2
+
+
+def normalise_address(channel: Channel, address: str) -> str:
+    """The form that is stored, compared and written to: trimmed, an email's domain in lower case."""
+    address = address.strip()
+    if channel is Channel.EMAIL:
+        local, at, domain = address.rpartition("@")
+        return f"{local}{at}{domain.lower()}"
+    return address
+
+
+def address_problem(channel: Channel, address: str) -> AddressProblem:
+    """Judges a normalised address: by form alone, since only the receiving server knows the rest."""
+    if not address:
+        return AddressProblem.EMPTY
+    well_formed = False
+    match channel:
+        case Channel.EMAIL:
+            well_formed = (
+                len(address) <= _EMAIL_LENGTH_MAX and ".." not in address and _EMAIL.fullmatch(address) is not None
+            )
+        case Channel.SMS:
+            well_formed = _PHONE.fullmatch(address) is not None
+        case Channel.PUSH:
+            well_formed = not any(character.isspace() for character in address)
+    return AddressProblem.NONE if well_formed else AddressProblem.MALFORMED

@@ -1,0 +1,95 @@
+"""The delivery as the domain sees it: plain data, read from the store and shown by the API."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import IntEnum
+from typing import Final
+
+from delivery_service.domain.lifecycle import Channel, DeliveryState
+from delivery_service.domain.status import FeedbackMode
+
+VALIDITY_MAX: Final = timedelta(days=3.5)
+"""The longest time a message may be retried: MTAs keep none for longer."""
+
+
+class ExclusionCause(IntEnum):
+    """Why a recipient gets no message; the numbers are stored. In order of evaluation."""
+
+    ADDRESS_EMPTY = 1
+    ADDRESS_MALFORMED = 2
+    DUPLICATE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What is sent: templates and sender."""
+
+    subject: str = ""
+    html: str = ""
+    text: str = ""
+    from_address: str = ""
+    from_name: str = ""
+    reply_to_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """A finding of the preparation: the field concerned, and what to do."""
+
+    field: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a preparation found. `plan_digest` is empty if it failed."""
+
+    targeted: int
+    exclusions: Mapping[ExclusionCause, int]
+    to_deliver: int
+    warnings: tuple[Issue, ...]
+    errors: tuple[Issue, ...]
+    plan_digest: str
+    prepare_time: datetime
+    preparer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """Who confirmed which plan, when, by which request."""
+
+    confirmer: str
+    confirm_time: datetime
+    plan_digest: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One send, from its draft to its end. `version` changes with every write: the store compares it before setting."""
+
+    delivery_id: int
+    label: str
+    channel: Channel
+    feedback_mode: FeedbackMode
+    content: Content
+    validity_period: timedelta
+    state: DeliveryState
+    creator: str
+    create_time: datetime
+    update_time: datetime
+    version: int = 1
+    recipient_count: int = 0
+    audience_digest: bytes = b""
+    preparer: str = ""
+    plan: Plan | None = None
+    confirmation: Confirmation | None = None
+    start_time: datetime | None = None
+    finish_time: datetime | None = None
+    validity_end_time: datetime | None = None
+
+    @property
+    def validity_in_force(self) -> timedelta:
+        """The validity period as it counts."""
+        return min(self.validity_period, VALIDITY_MAX)

@@ -1,0 +1,118 @@
+"""What can be wrong with a call on a delivery. The table in api/errors.py maps each to its status code.
+
+Problem
+ ├─ InvalidInput (service_runtime)
+ │   └─ RequestIdReused
+ ├─ DeliveryNotFound · SendLogNotFound · UploadNotFound
+ ├─ StateProblem            the state refuses the command
+ ├─ PlanChanged · DeliveryChanged · AlreadyRunning
+ ├─ ChunkOutOfOrder
+ └─ LimitReached
+"""
+
+from collections.abc import Sequence
+
+from service_runtime.problems import FieldViolation, InvalidInput, Problem
+
+
+class DeliveryNotFound(Problem):
+    """There is no such delivery."""
+
+    def __init__(self, delivery_id: int | str) -> None:
+        super().__init__(
+            f"delivery {delivery_id} does not exist: check delivery_id", metadata={"delivery_id": str(delivery_id)}
+        )
+
+
+class SendLogNotFound(Problem):
+    """The delivery has no send log for the recipient."""
+
+    def __init__(self, delivery_id: int, recipient: int) -> None:
+        super().__init__(
+            f"delivery {delivery_id} has no send log for recipient {recipient}: it was excluded, "
+            "or does not exist, or the delivery is not prepared",
+            metadata={"delivery_id": str(delivery_id), "recipient": str(recipient)},
+        )
+
+
+class UploadNotFound(Problem):
+    """Nothing was committed under this upload id."""
+
+    def __init__(self, delivery_id: int, upload_id: str) -> None:
+        super().__init__(
+            f"delivery {delivery_id} has no upload {upload_id!r}: no chunk of it was committed",
+            metadata={"delivery_id": str(delivery_id), "upload_id": upload_id},
+        )
+
+
+class StateProblem(Problem):
+    """The delivery's state refuses the command."""
+
+    def __init__(self, delivery_id: int, state: str, command: str, allowed: Sequence[str]) -> None:
+        wanted = ", ".join(allowed)
+        super().__init__(
+            f"delivery {delivery_id} is {state}: cannot {command}; that needs one of {wanted}",
+            metadata={"delivery_id": str(delivery_id), "state": state, "allowed_states": wanted},
+        )
+        self.state = state
+
+
+class PlanChanged(Problem):
+    """The caller's digest is not the one of the present plan."""
+
+    def __init__(self, delivery_id: int, plan_digest: str) -> None:
+        super().__init__(
+            f"the plan of delivery {delivery_id} is not the one you saw: look at it again, or prepare again",
+            metadata={"delivery_id": str(delivery_id), "plan_digest": plan_digest},
+        )
+
+
+class DeliveryChanged(Problem):
+    """The delivery changed between the caller's read and its write."""
+
+    def __init__(self, delivery_id: int, etag: str) -> None:
+        super().__init__(
+            f"delivery {delivery_id} changed meanwhile: read it again, then repeat",
+            metadata={"delivery_id": str(delivery_id), "etag": etag},
+        )
+
+
+class RequestIdReused(InvalidInput):
+    """The same request_id came with another plan digest."""
+
+    def __init__(self, delivery_id: int, request_id: str) -> None:
+        violation = FieldViolation(
+            "request_id", "was used to confirm another plan_digest: use a new request_id for a new confirmation"
+        )
+        super().__init__([violation], metadata={"delivery_id": str(delivery_id), "request_id": request_id})
+
+
+class ChunkOutOfOrder(Problem):
+    """A chunk's number leaves a gap."""
+
+    def __init__(self, upload_id: str, expected: int, number: int) -> None:
+        super().__init__(
+            f"chunk {number} of upload {upload_id!r} leaves a gap: send chunk {expected} next",
+            metadata={"upload_id": upload_id, "expected_chunk": str(expected), "chunk": str(number)},
+        )
+
+
+class LimitReached(Problem):
+    """A limit of the service is reached."""
+
+    def __init__(self, limit: str, value: int, advice: str, *, retry_delay_seconds: float | None = None) -> None:
+        super().__init__(
+            f"the limit {limit} = {value} is reached: {advice}",
+            metadata={"limit": limit, "value": str(value)},
+            retry_delay_seconds=retry_delay_seconds,
+        )
+
+
+class AlreadyRunning(Problem):
+    """Another run of the same work holds the delivery."""
+
+    def __init__(self, delivery_id: int, work: str) -> None:
+        super().__init__(
+            f"{work} of delivery {delivery_id} is running already: repeat when it has ended",
+            metadata={"delivery_id": str(delivery_id)},
+        )

@@ -1,0 +1,99 @@
+"""The settings of DeliveryService: every limit and every wait, with its unit in its name. Read once, in __main__."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Set by the environment: DELIVERY_ and the name in capitals, e.g. DELIVERY_DATABASE_URL."""
+
+    model_config = SettingsConfigDict(env_prefix="DELIVERY_", frozen=True, extra="forbid")
+
+    database_url: str
+    """How to reach Postgres, e.g. postgresql://user@host/database."""
+    listen: str = "127.0.0.1:50051"
+    """host:port of the gRPC server; port 0: any free one."""
+    admin_listen: str = "127.0.0.1:9051"
+    """host:port of /metrics, /healthz and /readyz."""
+    relay_target: str = "127.0.0.1:50053"
+    """The MTA side, as a gRPC target."""
+    token_file: Path
+    """A file with the bearer token shown to the MTA side (role relay)."""
+    jwt_public_key_file: Path
+    """The Ed25519 public key that callers' tokens are signed with (PEM)."""
+
+    shutdown_grace_seconds: float = Field(10.0, gt=0)
+    """How long a stop waits for calls under way."""
+
+    # The database.
+    pool_connections_max: int = Field(10, ge=2)
+    statement_timeout_seconds: float = Field(10.0, gt=0)
+    long_statement_timeout_seconds: float = Field(600.0, gt=0)
+    """For preparation steps and recounts."""
+    idle_in_transaction_timeout_seconds: float = Field(10.0, gt=0)
+
+    # The apply path.
+    apply_writers: int = Field(2, ge=1, le=64)
+    """Connections that write observations; about one per CPU."""
+    apply_batch_size_max: int = Field(5_000, ge=1, le=5_000)
+    """Observations in one statement, and in one request of the Apply stream."""
+    apply_pending_observations_max: int = Field(100_000, ge=1)
+    apply_outstanding_batches_max: int = Field(4, ge=1)
+    """Un-acked batches per Apply stream."""
+    apply_streams_max: int = Field(64, ge=1)
+    dead_letters_max: int = Field(100_000, ge=1)
+    source_silence_seconds: float = Field(15.0, gt=0)
+    """A replica of FeedbackService that has not reported its sources for so long is taken to be gone."""
+    event_time_ahead_tolerance_seconds: float = Field(60.0, ge=0)
+    """An event time further ahead of our clock is flagged."""
+
+    # Deliveries and their audience.
+    recipients_per_delivery_max: int = Field(10_000_000, ge=1, le=2_000_000_000)
+    recipients_per_chunk_max: int = Field(5_000, ge=1)
+    label_characters_max: int = 200
+    subject_characters_max: int = 1_000
+    body_bytes_max: int = 512 * 1024
+    address_characters_max: int = 320
+    profile_id_characters_max: int = 200
+    attributes_per_recipient_max: int = 100
+    attribute_key_characters_max: int = 100
+    attributes_bytes_max: int = 16 * 1024
+    page_size_max: int = 1_000
+    page_size_default: int = 100
+    rows_scanned_per_page_max: int = Field(20_000, ge=1)
+    timeline_entries_max: int = Field(1_000, ge=1)
+
+    # Preparation.
+    slots_per_delivery: int = Field(8, ge=1, le=1_024)
+    """Counter slots of a delivery prepared from now on: as many writers can work on it at once."""
+    preparation_recipients_per_step: int = Field(50 * 1_024, ge=1_024)
+    preparation_lease_seconds: float = Field(120.0, gt=0)
+    worker_poll_seconds: float = Field(0.2, gt=0)
+    """How often workers look for deliveries to prepare, start or relay, beyond being woken."""
+
+    # Relay.
+    relay_parts_in_flight_max: int = Field(8, ge=1)
+    """Parts of 1,024 recipients that this process relays at once: bounds memory and in-flight messages."""
+    relay_batch_size_max: int = Field(512, ge=1, le=1_000)
+    relay_lease_seconds: float = Field(60.0, gt=1)
+    relay_answer_timeout_seconds: float = Field(300.0, gt=0)
+    relay_retry_seconds: float = Field(2.0, gt=0)
+    """How long a part with messages that the MTA put off waits, unless the MTA asks for longer."""
+    relay_retry_max_seconds: float = Field(300.0, gt=0)
+
+    # Watching.
+    watchers_max: int = Field(20_000, ge=1)
+    watched_deliveries_per_call_max: int = Field(100, ge=1)
+    watch_poll_seconds: float = Field(0.075, gt=0)
+    """How often one statement looks for changes committed by other replicas."""
+    watch_interval_default_seconds: float = Field(0.1, ge=0)
+    watch_heartbeat_seconds: float = Field(15.0, gt=0)
+    engagement_refresh_seconds: float = Field(3_600.0, ge=0)
+    """How old opens and clicks may get; 0: live."""
+
+    @property
+    def source_silence(self) -> timedelta:
+        return timedelta(seconds=self.source_silence_seconds)

@@ -1,0 +1,331 @@
+"""The one apply path into Postgres: batches of observations, a few pipelined writers, one round trip a batch.
+
+Invariants:
+- A slot of a delivery always goes to the same writer of this process, so that its batches don't wait for each other's
+  lock; across processes the slot lock in `apply_slot` orders them.
+- Every write is one autocommitted statement. A process stopped at any line holds no lock for long, and has either
+  committed a batch whole or not at all. `apply` returns only after the commit; a repetition changes nothing.
+- A batch that Postgres refuses for its data is bisected: one bad observation costs only itself.
+"""
+
+import asyncio
+import logging
+import random
+from collections import OrderedDict, deque
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+
+from delivery_service.domain.identifiers import slot_of
+from delivery_service.domain.outcome import layers
+from delivery_service.store.database import (
+    RETRYABLE_ERRORS,
+    UNAVAILABLE_ERRORS,
+    DatabaseSettings,
+    close_quietly,
+    connect_writer,
+)
+from delivery_service.store.observations import ObservationColumns
+from delivery_service.store.queries import query
+from service_runtime.backoff import delays
+from service_runtime.clock import Clock
+
+log = logging.getLogger(__name__)
+
+_SLOT_COUNTS_CACHED_MAX: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class ApplySettings:
+    """Limits of the apply path."""
+
+    writers: int = 2
+    batch_size_max: int = 5_000
+    pending_observations_max: int = 100_000
+    retry_initial_seconds: float = 0.05
+    retry_max_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Observations that could not be applied, by index into what was given: no such message, or refused for data."""
+
+    unknown: list[int]
+    malformed: list[int]
+
+
+@dataclass(slots=True)
+class _Piece:
+    """The part of one `apply` call that goes to one writer: the rows of some slots, and what became of them."""
+
+    columns: ObservationColumns
+    slots: list[int]
+    indexes: list[int]
+    done: asyncio.Future[None]
+    unknown: list[int]
+    malformed: list[int]
+
+
+class ApplyWriter:
+    """Applies observations. `committed` is called with the deliveries of every commit, to wake local watchers."""
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        database: DatabaseSettings,
+        settings: ApplySettings,
+        clock: Clock,
+        committed: Callable[[Iterable[int]], None],
+    ) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._slot_counts: OrderedDict[int, int] = OrderedDict()
+        self._budget = _Budget(settings.pending_observations_max)
+        self._writers = [_Writer(database, settings, clock, committed) for _ in range(settings.writers)]
+
+    def runs(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
+        """The writers' work, to be run as tasks. Cancelled, they drop what is pending: it was not acked."""
+        return [(f"apply-writer-{number}", writer.run()) for number, writer in enumerate(self._writers)]
+
+    async def apply(self, columns: ObservationColumns) -> Refused:
+        """Applies normalised observations; returns after the commit. Waits while too much is pending, and for as long
+        as the database is away."""
+        async with self._budget.take(len(columns)):
+            return await self._apply(columns)
+
+    async def _apply(self, columns: ObservationColumns) -> Refused:
+        await self._learn_slot_counts(set(columns.delivery_ids))
+        unknown: list[int] = []
+        indexes_by_writer: list[list[int]] = [[] for _ in self._writers]
+        slots_by_writer: list[list[int]] = [[] for _ in self._writers]
+        slot_counts, writers = self._slot_counts, len(self._writers)
+        for index, (delivery_id, recipient) in enumerate(zip(columns.delivery_ids, columns.recipients, strict=True)):
+            slot_count = slot_counts.get(delivery_id)
+            if slot_count is None:
+                unknown.append(index)
+                continue
+            slot = slot_of(recipient, slot_count)
+            writer = (delivery_id + slot) % writers
+            indexes_by_writer[writer].append(index)
+            slots_by_writer[writer].append(slot)
+
+        pieces = []
+        for writer, indexes in enumerate(indexes_by_writer):
+            if indexes:
+                done = asyncio.get_running_loop().create_future()
+                piece = _Piece(columns.take(indexes), slots_by_writer[writer], indexes, done, [], [])
+                self._writers[writer].submit(piece)
+                pieces.append(piece)
+        # Cancelled here, the writers finish what they have begun; nothing waits for it any more.
+        await asyncio.gather(*(piece.done for piece in pieces))
+        for piece in pieces:
+            unknown += [piece.indexes[i] for i in piece.unknown]
+        return Refused(sorted(unknown), sorted(piece.indexes[i] for piece in pieces for i in piece.malformed))
+
+    async def _learn_slot_counts(self, delivery_ids: set[int]) -> None:
+        """Reads the slot counts that are not known yet. They never change once a delivery was prepared."""
+        missing = [delivery_id for delivery_id in delivery_ids if delivery_id not in self._slot_counts]
+        if missing:
+            for row in await self._pool.fetch(query("slot_counts"), missing):
+                self._slot_counts[row["delivery_id"]] = row["slot_count"]
+            while len(self._slot_counts) > max(_SLOT_COUNTS_CACHED_MAX, len(delivery_ids)):
+                self._slot_counts.popitem(last=False)
+
+
+class _Writer:
+    """One connection and its queue: takes what is pending, up to a batch, and writes it in one round trip."""
+
+    def __init__(
+        self,
+        database: DatabaseSettings,
+        settings: ApplySettings,
+        clock: Clock,
+        committed: Callable[[Iterable[int]], None],
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._clock = clock
+        self._committed = committed
+        self._pending: deque[_Piece] = deque()
+        self._wake = asyncio.Event()
+        self._connection: asyncpg.Connection | None = None
+
+    def submit(self, piece: _Piece) -> None:
+        self._pending.append(piece)
+        self._wake.set()
+
+    async def run(self) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                while self._pending:
+                    await self._write(self._next_batch())
+                self._wake.clear()
+        finally:
+            if self._connection is not None:
+                self._connection.terminate()
+
+    def _next_batch(self) -> list[_Piece]:
+        """The oldest pending pieces, up to a batch; a single piece is never larger than one."""
+        batch = [self._pending.popleft()]
+        size = len(batch[0].indexes)
+        while self._pending and size + len(self._pending[0].indexes) <= self._settings.batch_size_max:
+            batch.append(self._pending.popleft())
+            size += len(batch[-1].indexes)
+        return batch
+
+    async def _write(self, pieces: list[_Piece]) -> None:
+        """Writes some pieces and tells their owners. Never raises but when cancelled."""
+        if len(pieces) == 1:
+            columns, slots = pieces[0].columns, pieces[0].slots
+        else:
+            columns, slots = ObservationColumns(), []
+            for piece in pieces:
+                columns.extend(piece.columns)
+                slots += piece.slots
+        unknown, malformed = await self._write_rows(columns, slots, list(range(len(slots))))
+        owner = 0
+        begin = 0
+        for index, kind in sorted([(i, "unknown") for i in unknown] + [(i, "malformed") for i in malformed]):
+            while index >= begin + len(pieces[owner].indexes):
+                begin += len(pieces[owner].indexes)
+                owner += 1
+            (pieces[owner].unknown if kind == "unknown" else pieces[owner].malformed).append(index - begin)
+        self._committed(set(columns.delivery_ids))
+        for piece in pieces:
+            if not piece.done.done():
+                piece.done.set_result(None)
+
+    async def _write_rows(
+        self, columns: ObservationColumns, slots: list[int], indexes: list[int]
+    ) -> tuple[list[int], list[int]]:
+        """Writes these rows, and bisects them if Postgres refuses them for their data. Gives (unknown, malformed)."""
+        try:
+            return await self._until_written(columns, slots, indexes), []
+        except (
+            asyncpg.DataError,
+            asyncpg.IntegrityConstraintViolationError,
+            asyncpg.ProgramLimitExceededError,
+        ) as error:
+            if len(indexes) == 1:
+                log.warning(
+                    "postgres refused an observation",
+                    extra={"action": "apply_observations", "sqlstate": error.sqlstate},
+                )
+                return [], indexes
+        half = len(indexes) // 2
+        first = await self._write_rows(columns, slots, indexes[:half])
+        second = await self._write_rows(columns, slots, indexes[half:])
+        return first[0] + second[0], first[1] + second[1]
+
+    async def _until_written(self, columns: ObservationColumns, slots: list[int], indexes: list[int]) -> list[int]:
+        """Writes these rows, for as long as it takes. A batch that was committed after all may be sent again."""
+        waits = delays(self._settings.retry_initial_seconds, self._settings.retry_max_seconds, random.random)
+        while True:
+            try:
+                if self._connection is None or self._connection.is_closed():
+                    self._connection = await connect_writer(self._database)
+                return await self._write_once(self._connection, columns, slots, indexes)
+            except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError):
+                raise
+            except RETRYABLE_ERRORS as error:
+                log.warning(
+                    "will write a batch again", extra={"action": "apply_observations", "error": type(error).__name__}
+                )
+            except (*UNAVAILABLE_ERRORS, TimeoutError) as error:
+                log.warning(
+                    "the database is away", extra={"action": "apply_observations", "error": type(error).__name__}
+                )
+                if self._connection is not None:
+                    await close_quietly(self._connection, timeout_seconds=0.1)
+                    self._connection = None
+            await self._clock.sleep(next(waits))
+
+    async def _write_once(
+        self, connection: asyncpg.Connection, columns: ObservationColumns, slots: list[int], indexes: list[int]
+    ) -> list[int]:
+        """One autocommitted statement. Gives the indexes of rows whose message does not exist."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        delivery_ids, recipients = columns.delivery_ids, columns.recipients
+        for index in indexes:
+            groups.setdefault((delivery_ids[index], slots[index]), []).append(index)
+
+        keys: list[tuple[int, int]] = []
+        ends: list[int] = []
+        ordered: list[int] = []
+        for key in sorted(groups):  # every writer takes slot locks in this order
+            members = groups[key]
+            group_recipients = [recipients[i] for i in members]
+            if len(set(group_recipients)) == len(members):
+                keys.append(key)
+                ordered += members
+                ends.append(len(ordered))
+                continue
+            for layer in layers(group_recipients, [columns.observation(i) for i in members]):
+                keys.append(key)
+                ordered += [members[i] for i in layer]
+                ends.append(len(ordered))
+
+        rows = columns.take(ordered)
+        values = (
+            rows.recipients,
+            rows.outcomes,
+            rows.event_times_us,
+            rows.failure_types,
+            rows.reasons,
+            rows.smtp_codes,
+            rows.enhanced_codes,
+            rows.diagnostics,
+            rows.attempts,
+            rows.rules_versions,
+        )
+        now = self._clock.now()
+        if len(keys) == 1:
+            delivery_id, slot = keys[0]
+            missing = await connection.fetchval(query("apply_slot"), delivery_id, slot, now, *values)
+            unknown = {(delivery_id, recipient) for recipient in missing or ()}
+        else:
+            found = await connection.fetch(
+                query("apply_slots"), [key[0] for key in keys], [key[1] for key in keys], ends, now, *values
+            )
+            unknown = {(row["delivery_id"], row["recipient"]) for row in found}
+        if not unknown:
+            return []
+        return [i for i in indexes if (delivery_ids[i], recipients[i]) in unknown]
+
+
+class _Budget:
+    """Bounds what is pending in this process: beyond it, callers wait, and with them the streams that they serve."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._taken = 0
+        self._freed = asyncio.Condition()
+
+    def take(self, amount: int) -> "_Share":
+        return _Share(self, amount)
+
+    async def acquire(self, amount: int) -> None:
+        async with self._freed:
+            # Whoever asks for more than there is at all goes alone.
+            await self._freed.wait_for(lambda: self._taken == 0 or self._taken + amount <= self._limit)
+            self._taken += amount
+
+    async def release(self, amount: int) -> None:
+        async with self._freed:
+            self._taken -= amount
+            self._freed.notify_all()
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    budget: _Budget
+    amount: int
+
+    async def __aenter__(self) -> None:
+        await self.budget.acquire(self.amount)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.budget.release(self.amount)

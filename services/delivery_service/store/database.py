@@ -1,0 +1,106 @@
+"""Connections to Postgres: a pool for commands and queries, single connections for writers and long work."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+from delivery_service.store.migrate import migrations, schema_version
+
+UNAVAILABLE_ERRORS: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InterfaceError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InternalClientError,
+    ConnectionError,
+    OSError,
+)
+"""What the driver raises when the database is away, restarting or full: try again later."""
+
+RETRYABLE_ERRORS: Final = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+)
+"""What a statement may meet by bad luck: the same statement again is right."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """How to reach Postgres, and the limits on using it."""
+
+    dsn: str
+    pool_size_max: int = 10
+    connect_timeout_seconds: float = 10.0
+    statement_timeout_seconds: float = 10.0
+    idle_in_transaction_timeout_seconds: float = 10.0
+    long_statement_timeout_seconds: float = 600.0
+
+    def session(self, statement_timeout_seconds: float) -> dict[str, str]:
+        """The server settings of a connection. A process stopped between BEGIN and COMMIT must not hold its locks."""
+        return {
+            "application_name": "delivery_service",
+            "timezone": "UTC",
+            "statement_timeout": str(int(statement_timeout_seconds * 1_000)),
+            "idle_in_transaction_session_timeout": str(int(self.idle_in_transaction_timeout_seconds * 1_000)),
+        }
+
+
+class SchemaOutdated(RuntimeError):
+    """The database is not at the version that this program needs."""
+
+
+async def open_pool(settings: DatabaseSettings) -> asyncpg.Pool:
+    """The pool for commands and queries; SchemaOutdated if the database was not migrated."""
+    pool = await asyncpg.create_pool(
+        settings.dsn,
+        min_size=1,
+        max_size=settings.pool_size_max,
+        timeout=settings.connect_timeout_seconds,
+        command_timeout=settings.long_statement_timeout_seconds,
+        server_settings=settings.session(settings.statement_timeout_seconds),
+    )
+    async with pool.acquire() as connection:
+        at, needed = await schema_version(connection), max(migrations())
+    if at < needed:
+        await pool.close()
+        raise SchemaOutdated(
+            f"the database is at version {at}, {needed} is needed: run `python -m delivery_service migrate`"
+        )
+    return pool
+
+
+async def connect_writer(settings: DatabaseSettings) -> asyncpg.Connection:
+    """A connection for the apply path. Generic plans: a new connection would spend seconds on custom plans, made from
+    the statistics of a delivery that was never analysed."""
+    return await asyncpg.connect(
+        settings.dsn,
+        timeout=settings.connect_timeout_seconds,
+        server_settings={
+            **settings.session(settings.statement_timeout_seconds),
+            "plan_cache_mode": "force_generic_plan",
+            "jit": "off",
+        },
+    )
+
+
+async def connect_worker(settings: DatabaseSettings) -> asyncpg.Connection:
+    """A connection for background work whose single statements may take long (preparation, recounts)."""
+    return await asyncpg.connect(
+        settings.dsn,
+        timeout=settings.connect_timeout_seconds,
+        server_settings={**settings.session(settings.long_statement_timeout_seconds), "work_mem": "64MB"},
+    )
+
+
+async def close_quietly(connection: asyncpg.Connection, timeout_seconds: float = 5.0) -> None:
+    """Closes a connection that may be broken already."""
+    try:
+        await connection.close(timeout=timeout_seconds)
+    except (TimeoutError, *UNAVAILABLE_ERRORS, asyncpg.PostgresError):
+        connection.terminate()

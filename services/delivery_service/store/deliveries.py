@@ -1,0 +1,185 @@
+"""Deliveries in Postgres. Writers compare the version they read before they set; False: it changed meanwhile."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import asyncpg
+import orjson
+
+from delivery_service.domain.delivery import Confirmation, Content, Delivery, ExclusionCause, Issue, Plan
+from delivery_service.domain.lifecycle import Channel, DeliveryState
+from delivery_service.domain.problems import DeliveryNotFound
+from delivery_service.domain.status import FeedbackMode
+from delivery_service.store.queries import query
+
+FIRST_PAGE = 2**63 - 1
+"""Above every id: where a list that runs from the newest begins."""
+
+
+class Deliveries:
+    """The table delivery, and the confirmations."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def create(self, delivery: Delivery) -> bool:
+        """Stores a new draft with its slot 0. False: the id is taken."""
+        content = delivery.content
+        created = await self._pool.fetchval(
+            query("create_delivery"),
+            delivery.delivery_id,
+            delivery.label,
+            delivery.channel,
+            delivery.feedback_mode,
+            content.subject,
+            content.html,
+            content.text,
+            content.from_address,
+            content.from_name,
+            content.reply_to_address,
+            delivery.validity_period,
+            delivery.state,
+            delivery.creator,
+            delivery.create_time,
+        )
+        return created is not None
+
+    async def get(self, delivery_id: int) -> Delivery:
+        """One delivery; DeliveryNotFound."""
+        row = await self._pool.fetchrow(query("get_delivery"), delivery_id)
+        if row is None:
+            raise DeliveryNotFound(delivery_id)
+        return _delivery(row)
+
+    async def page(self, states: list[DeliveryState], below: int, limit: int) -> list[Delivery]:
+        """The newest `limit` deliveries in one of these states (none given: any) with an id below `below`."""
+        rows = await self._pool.fetch(query("list_deliveries"), below, states, limit)
+        return [_delivery(row) for row in rows]
+
+    async def update(self, delivery: Delivery) -> bool:
+        """Writes the editable fields and the state over the version that `delivery` was read at."""
+        content = delivery.content
+        return None is not await self._pool.fetchval(
+            query("update_delivery"),
+            delivery.delivery_id,
+            delivery.version,
+            delivery.label,
+            delivery.feedback_mode,
+            content.subject,
+            content.html,
+            content.text,
+            content.from_address,
+            content.from_name,
+            content.reply_to_address,
+            delivery.validity_period,
+            delivery.state,
+            delivery.update_time,
+        )
+
+    async def begin_preparation(self, delivery: Delivery, preparer: str, now: datetime) -> bool:
+        """Takes the version that was read to PREPARING."""
+        return None is not await self._pool.fetchval(
+            query("begin_preparation"), delivery.delivery_id, delivery.version, now, preparer
+        )
+
+    async def confirm(self, delivery: Delivery, confirmation: Confirmation) -> bool:
+        """Takes the version that was read from READY to START_PENDING, with its confirmation."""
+        try:
+            return None is not await self._pool.fetchval(
+                query("confirm_send"),
+                delivery.delivery_id,
+                delivery.version,
+                confirmation.request_id,
+                confirmation.plan_digest,
+                confirmation.confirm_time,
+                confirmation.confirmer,
+            )
+        except asyncpg.UniqueViolationError:  # the request_id has confirmed meanwhile: the caller reads again
+            return False
+
+    async def confirmation(self, delivery_id: int, request_id: str) -> Confirmation | None:
+        """What this request confirmed, if it did."""
+        row = await self._pool.fetchrow(query("get_confirmation"), delivery_id, request_id)
+        if row is None:
+            return None
+        return Confirmation(row["confirmer"], row["confirm_time"], row["plan_digest"], row["request_id"])
+
+    async def in_state(self, state: DeliveryState, limit: int) -> list[int]:
+        """Ids of deliveries that a worker may have something to do for; oldest first."""
+        rows = await self._pool.fetch(query("deliveries_in_state"), state, limit)
+        return [row["delivery_id"] for row in rows]
+
+    async def start(self, delivery_id: int, now: datetime) -> bool:
+        """START_PENDING to IN_PROGRESS. False: another replica did, or the state changed."""
+        return await self._pool.fetchval(query("start_delivery"), delivery_id, now) is not None
+
+    async def finish(self, delivery_id: int, now: datetime) -> bool:
+        """IN_PROGRESS to FINISHED, if no PREPARED row is left."""
+        return await self._pool.fetchval(query("finish_delivery"), delivery_id, now) is not None
+
+
+def plan_to_json(plan: Plan) -> str:
+    """The form of a plan in the column `plan`."""
+    return orjson.dumps(
+        {
+            "targeted": plan.targeted,
+            "exclusions": {cause.name: volume for cause, volume in plan.exclusions.items()},
+            "to_deliver": plan.to_deliver,
+            "warnings": [{"field": issue.field, "description": issue.description} for issue in plan.warnings],
+            "errors": [{"field": issue.field, "description": issue.description} for issue in plan.errors],
+            "plan_digest": plan.plan_digest,
+            "prepare_time": plan.prepare_time.isoformat(),
+            "preparer": plan.preparer,
+        }
+    ).decode()
+
+
+def _plan(text: str) -> Plan:
+    stored: dict[str, Any] = orjson.loads(text)
+    return Plan(
+        targeted=stored["targeted"],
+        exclusions={ExclusionCause[name]: volume for name, volume in stored["exclusions"].items()},
+        to_deliver=stored["to_deliver"],
+        warnings=tuple(Issue(**issue) for issue in stored["warnings"]),
+        errors=tuple(Issue(**issue) for issue in stored["errors"]),
+        plan_digest=stored["plan_digest"],
+        prepare_time=datetime.fromisoformat(stored["prepare_time"]),
+        preparer=stored["preparer"],
+    )
+
+
+def _delivery(row: asyncpg.Record) -> Delivery:
+    confirmation = None
+    if row["confirm_plan_digest"] is not None:
+        confirmation = Confirmation(
+            row["confirmer"], row["confirm_time"], row["confirm_plan_digest"], row["confirm_request_id"]
+        )
+    validity: timedelta = row["validity_period"]
+    return Delivery(
+        delivery_id=row["delivery_id"],
+        label=row["label"],
+        channel=Channel(row["channel"]),
+        feedback_mode=FeedbackMode(row["feedback_mode"]),
+        content=Content(
+            subject=row["subject"],
+            html=row["html"],
+            text=row["body_text"],
+            from_address=row["from_address"],
+            from_name=row["from_name"],
+            reply_to_address=row["reply_to_address"],
+        ),
+        validity_period=validity,
+        state=DeliveryState(row["state"]),
+        creator=row["creator"],
+        create_time=row["create_time"],
+        update_time=row["update_time"],
+        version=row["version"],
+        recipient_count=row["recipient_count"],
+        audience_digest=row["audience_digest"],
+        preparer=row["preparer"],
+        plan=_plan(row["plan"]) if row["plan"] is not None else None,
+        confirmation=confirmation,
+        start_time=row["start_time"],
+        finish_time=row["finish_time"],
+        validity_end_time=row["validity_end_time"],
+    )

@@ -1,0 +1,99 @@
+"""KPIs from Postgres: counters and slot revisions in one statement, so one exact point of the log."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from delivery_service.domain.kpis import Counts, DeliveryKpis, Engagement, EngagementRates
+from delivery_service.domain.lifecycle import Channel, DeliveryState
+from delivery_service.domain.outcome import FAILING, Outcome
+from delivery_service.domain.status import FeedbackMode
+from delivery_service.store.queries import query
+
+
+@dataclass(frozen=True, slots=True)
+class Recount:
+    """What a recount found: the sum of absolute differences (must be 0), and the rows counted."""
+
+    drift: int
+    recounted: int
+
+
+class KpiStore:
+    """Reads and refreshes KPIs."""
+
+    def __init__(self, pool: asyncpg.Pool, long_statement_timeout_seconds: float) -> None:
+        self._pool = pool
+        self._long_statement_timeout_seconds = long_statement_timeout_seconds
+
+    async def get(self, delivery_ids: Sequence[int], now: datetime) -> dict[int, DeliveryKpis]:
+        """The KPIs of those that exist, all in one snapshot."""
+        rows = await self._pool.fetch(query("get_kpis"), delivery_ids, now)
+        return {row["delivery_id"]: _kpis(row) for row in rows}
+
+    async def revisions(self, delivery_ids: Sequence[int]) -> dict[int, int]:
+        """The revision of those that exist: what a watch feed polls."""
+        rows = await self._pool.fetch(query("revisions"), delivery_ids)
+        return {row["delivery_id"]: row["revision"] for row in rows}
+
+    async def compute_statistics(self, delivery_id: int, now: datetime) -> Recount | None:
+        """Recounts rows against counters and repairs a drift. None: another run holds the delivery."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            timeout_ms = int(self._long_statement_timeout_seconds * 1_000)
+            await connection.execute("select set_config('statement_timeout', $1, true)", str(timeout_ms))
+            (delivery,) = await connection.fetch(query("slot_counts"), [delivery_id])
+            row = await connection.fetchrow(query("compute_statistics"), delivery_id, delivery["slot_count"], now)
+        return Recount(row["drift"], row["recounted"]) if row is not None else None
+
+    async def refresh_engagement(self, delivery_id: int, now: datetime) -> None:
+        """Counts opens and clicks anew."""
+        await self._pool.execute(
+            query("refresh_engagement"), delivery_id, now, timeout=self._long_statement_timeout_seconds
+        )
+
+    async def stale_engagement(self, counted_before: datetime, limit: int) -> list[int]:
+        """Deliveries whose opens and clicks changed since they were counted, if that was before this time."""
+        rows = await self._pool.fetch(query("stale_engagement"), counted_before, limit)
+        return [row["delivery_id"] for row in rows]
+
+
+def _kpis(row: asyncpg.Record) -> DeliveryKpis:
+    return DeliveryKpis(
+        delivery_id=row["delivery_id"],
+        channel=Channel(row["channel"]),
+        state=DeliveryState(row["state"]),
+        feedback_mode=FeedbackMode(row["feedback_mode"]),
+        slot_revisions=tuple(row["slot_revisions"]),
+        counts=Counts(
+            by_outcome={outcome: row[outcome.name.lower()] for outcome in Outcome},
+            hard={outcome: row[f"{outcome.name.lower()}_hard"] for outcome in FAILING},
+            ignored={outcome: row[f"{outcome.name.lower()}_ignored"] for outcome in FAILING},
+        ),
+        validity_closed=row["validity_closed"],
+        engagement=_engagement(row),
+        commit_time=row["commit_time"],
+        newest_event_time=row["newest_event_time"],
+        settled=row["settled"],
+    )
+
+
+def _engagement(row: asyncpg.Record) -> Engagement:
+    if row["opened"] is None:  # never prepared
+        return Engagement()
+    return Engagement(
+        opened=row["opened"],
+        clicked=row["clicked"],
+        opens=row["opens"],
+        clicks=row["clicks"],
+        rates={
+            mode: EngagementRates(
+                row[f"opened_{mode.name.lower()}"],
+                row[f"clicked_{mode.name.lower()}"],
+                row[f"delivered_{mode.name.lower()}"],
+            )
+            for mode in FeedbackMode
+        },
+        as_of_time=row["as_of_time"],
+    )

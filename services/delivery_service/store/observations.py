@@ -1,0 +1,62 @@
+"""The columns in which observations travel through this process: one list per field, never an object per event."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+from delivery_service.domain.outcome import FAILING, Observation
+
+
+@dataclass(slots=True)
+class ObservationColumns:
+    """Status observations, one entry per column and observation. Equal lengths; no None."""
+
+    delivery_ids: list[int] = field(default_factory=list)
+    recipients: list[int] = field(default_factory=list)
+    outcomes: list[int] = field(default_factory=list)
+    event_times_us: list[int] = field(default_factory=list)
+    failure_types: list[int] = field(default_factory=list)
+    reasons: list[int] = field(default_factory=list)
+    smtp_codes: list[int] = field(default_factory=list)
+    enhanced_codes: list[str] = field(default_factory=list)
+    diagnostics: list[str] = field(default_factory=list)
+    attempts: list[int] = field(default_factory=list)
+    rules_versions: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.recipients)
+
+    def normalise(self) -> None:
+        """Blanks type, reason and text where nothing failed (domain.outcome.normalise, for columns)."""
+        types, reasons, diagnostics = self.failure_types, self.reasons, self.diagnostics
+        for index, outcome in enumerate(self.outcomes):
+            if outcome not in FAILING and (diagnostics[index] or reasons[index] or types[index]):
+                types[index] = reasons[index] = 0
+                diagnostics[index] = ""
+
+    def observation(self, index: int) -> Observation:
+        """One of them, in the form that is compared."""
+        return Observation(
+            self.outcomes[index],
+            self.event_times_us[index],
+            self.failure_types[index],
+            self.reasons[index],
+            self.smtp_codes[index],
+            self.enhanced_codes[index],
+            self.diagnostics[index],
+            self.attempts[index],
+        )
+
+    def take(self, indexes: Sequence[int]) -> "ObservationColumns":
+        """These of them, as new columns."""
+        return ObservationColumns(*([column[i] for i in indexes] for column in self._columns()))
+
+    def extend(self, other: "ObservationColumns") -> None:
+        """Appends all of the other's."""
+        for column, more in zip(self._columns(), other._columns(), strict=True):
+            column.extend(more)
+
+    def _columns(self) -> list[list]:  # type: ignore[type-arg]  # lists of int and of str
+        return [getattr(self, name) for name in _NAMES]
+
+
+_NAMES = [column.name for column in fields(ObservationColumns)]

@@ -1,0 +1,69 @@
+"""The steps of a preparation in Postgres. Each is one autocommitted statement, fenced by the preparation's token."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import asyncpg
+
+from delivery_service.domain.delivery import ExclusionCause, Plan
+from delivery_service.domain.identifiers import RECIPIENTS_PER_PART
+from delivery_service.store.deliveries import plan_to_json
+from delivery_service.store.queries import query
+
+
+@dataclass(frozen=True, slots=True)
+class ExclusionVolumes:
+    """Who was excluded: volumes by cause, and a checksum over (recipient, cause) whatever their order."""
+
+    volumes: Mapping[ExclusionCause, int]
+    checksum: int
+
+
+class Preparation:
+    """Runs on a connection of its own: single statements may take long."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    async def claim(self, delivery_id: int, token: UUID, lease: timedelta) -> int | None:
+        """Takes the preparation, or renews the lease on it. Gives the last recipient dealt with (-1: not even the
+        exclusions), None if another worker has it or there is none."""
+        through: int | None = await self._connection.fetchval(query("claim_preparation"), delivery_id, token, lease)
+        return through
+
+    async def exclude(self, delivery_id: int, token: UUID) -> bool:
+        """Records all exclusions. False: lost the lease."""
+        return bool(await self._connection.fetchval(query("prepare_exclusions"), delivery_id, token))
+
+    async def prepare_range(self, delivery_id: int, token: UUID, after: int, through: int, now: datetime) -> bool:
+        """Writes the send logs of recipients after + 1 .. through. False: lost the lease, or done already."""
+        assert (through + 1) % RECIPIENTS_PER_PART == 0, "a part is written by one step"
+        return bool(await self._connection.fetchval(query("prepare_range"), delivery_id, token, after, through, now))
+
+    async def exclusion_volumes(self, delivery_id: int) -> ExclusionVolumes:
+        """What the exclusions found, zeros included."""
+        volumes = dict.fromkeys(ExclusionCause, 0)
+        checksum = 0
+        for row in await self._connection.fetch(query("exclusion_volumes"), delivery_id):
+            volumes[ExclusionCause(row["cause"])] = row["volume"]
+            checksum += int(row["checksum"])
+        return ExclusionVolumes(volumes, checksum)
+
+    async def prepared_count(self, delivery_id: int) -> int:
+        """The number of send logs written: T."""
+        return int(await self._connection.fetchval(query("prepared_count"), delivery_id))
+
+    async def finish(self, delivery_id: int, token: UUID, slot_count: int, plan: Plan, now: datetime) -> bool:
+        """PREPARING to READY, with counters and plan. False: lost the lease."""
+        return bool(
+            await self._connection.fetchval(
+                query("finish_preparation"), delivery_id, token, slot_count, plan_to_json(plan), now
+            )
+        )
+
+    async def fail(self, delivery_id: int, token: UUID, plan: Plan, now: datetime) -> bool:
+        """PREPARING to PREPARATION_FAILED, with the plan's errors. False: lost the lease."""
+        failed = await self._connection.fetchval(query("fail_preparation"), delivery_id, token, plan_to_json(plan), now)
+        return failed is not None

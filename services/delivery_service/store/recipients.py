@@ -1,0 +1,99 @@
+"""The audience in Postgres: chunks of recipients, each committed with its number."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+import asyncpg
+
+from delivery_service.domain.lifecycle import Channel, Command, DeliveryState, next_state
+from delivery_service.domain.plan import chain_audience_digest
+from delivery_service.domain.problems import ChunkOutOfOrder, DeliveryNotFound, LimitReached, UploadNotFound
+from delivery_service.store.queries import query
+
+
+class RecipientRow(NamedTuple):
+    """One recipient as it is stored, without its place: (address_problem, profile_id, address, attributes as JSON)."""
+
+    address_problem: int
+    profile_id: str
+    address: str
+    attributes: str
+
+
+@dataclass(frozen=True, slots=True)
+class UploadProgress:
+    """How far an upload has come; `recipient_count` is that of the whole delivery."""
+
+    last_chunk: int
+    added_count: int
+    recipient_count: int
+
+
+class Recipients:
+    """Adds recipients to drafts."""
+
+    def __init__(self, pool: asyncpg.Pool, recipients_per_delivery_max: int) -> None:
+        self._pool = pool
+        self._recipients_max = recipients_per_delivery_max
+
+    async def upload_progress(self, delivery_id: int, upload_id: str) -> UploadProgress:
+        """How far an upload has come; UploadNotFound if no chunk of it was committed."""
+        row = await self._pool.fetchrow(query("get_upload"), delivery_id, upload_id)
+        if row is None:
+            raise UploadNotFound(delivery_id, upload_id)
+        return UploadProgress(row["last_chunk"], row["added_count"], 0)
+
+    async def add_chunk(
+        self,
+        delivery_id: int,
+        upload_id: str,
+        number: int,
+        chunk: bytes,
+        rows: Callable[[Channel], Sequence[RecipientRow]],
+        now: datetime,
+    ) -> UploadProgress:
+        """Adds one chunk, whole or not at all, and its number with it; a chunk that is in already changes nothing.
+
+        `chunk` is what goes into the audience's digest. Problems: DeliveryNotFound, StateProblem, ChunkOutOfOrder,
+        LimitReached.
+        """
+        async with self._pool.acquire() as connection, connection.transaction():
+            draft = await connection.fetchrow(query("lock_draft"), delivery_id)
+            if draft is None:
+                raise DeliveryNotFound(delivery_id)
+            upload = await connection.fetchrow(query("get_upload"), delivery_id, upload_id)
+            last_chunk, added_count = (upload["last_chunk"], upload["added_count"]) if upload else (0, 0)
+            recipient_count: int = draft["recipient_count"]
+            if number <= last_chunk:
+                return UploadProgress(last_chunk, added_count, recipient_count)
+            if number > last_chunk + 1:
+                raise ChunkOutOfOrder(upload_id, last_chunk + 1, number)
+            state = DeliveryState(draft["state"])
+            after = next_state(delivery_id, state, Command.EDIT)
+            added = rows(Channel(draft["channel"]))
+            if recipient_count + len(added) > self._recipients_max:
+                raise LimitReached(
+                    "recipients_per_delivery_max", self._recipients_max, "split the audience into several deliveries"
+                )
+            await connection.copy_records_to_table(
+                "recipient",
+                records=[
+                    (delivery_id, recipient, *row) for recipient, row in enumerate(added, start=recipient_count + 1)
+                ],
+                columns=["delivery_id", "recipient", *RecipientRow._fields],
+            )
+            progress = await connection.fetchrow(
+                query("add_chunk"),
+                delivery_id,
+                upload_id,
+                number,
+                len(added),
+                chain_audience_digest(draft["audience_digest"], chunk),
+                after,
+                now,
+                state is DeliveryState.READY,
+            )
+            assert progress is not None  # the delivery is locked
+            return UploadProgress(number, progress["added_count"], progress["recipient_count"])

@@ -1,0 +1,59 @@
+"""The work of relaying in Postgres: parts of 1,024 recipients, claimed with leases by the database's clock."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import asyncpg
+
+from delivery_service.domain.identifiers import RECIPIENTS_PER_PART
+from delivery_service.store.queries import query
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One part, ours until its lease ends. `claim_count` fences off an earlier holder."""
+
+    delivery_id: int
+    part: int
+    claim_count: int
+
+
+class RelayParts:
+    """Claims parts for one holder (a process)."""
+
+    def __init__(self, pool: asyncpg.Pool, holder: str, lease: timedelta) -> None:
+        self._pool = pool
+        self._holder = holder
+        self._lease = lease
+
+    async def claim(self, delivery_id: int, limit: int) -> list[Claim]:
+        """Up to `limit` free parts of a delivery that is IN_PROGRESS; none if it is not."""
+        rows = await self._pool.fetch(query("claim_parts"), delivery_id, self._holder, self._lease, limit)
+        return [Claim(delivery_id, row["part"], row["claim_count"]) for row in rows]
+
+    async def renew(self, delivery_id: int, parts: list[int]) -> None:
+        """Prolongs the leases of parts that are still ours."""
+        await self._pool.execute(query("renew_parts"), delivery_id, self._holder, self._lease, parts)
+
+    async def read(self, claim: Claim) -> list[asyncpg.Record]:
+        """(recipient, address, attributes as JSON) of the part's messages that have not left; at most 1,024."""
+        first = claim.part * RECIPIENTS_PER_PART
+        rows: list[asyncpg.Record] = await self._pool.fetch(
+            query("read_part"), claim.delivery_id, first, first + RECIPIENTS_PER_PART
+        )
+        return rows
+
+    async def release(self, claim: Claim, available_after: timedelta) -> bool:
+        """Ends a claim; True if the part is done: no message in it is left PREPARED."""
+        first = claim.part * RECIPIENTS_PER_PART
+        return bool(
+            await self._pool.fetchval(
+                query("release_part"),
+                claim.delivery_id,
+                claim.part,
+                claim.claim_count,
+                available_after,
+                first,
+                first + RECIPIENTS_PER_PART,
+            )
+        )

@@ -1,0 +1,41 @@
+-- The apply path; the functions are in schema/0002_apply.sql.
+
+-- name: apply_slots
+select delivery_id, recipient from apply_slots($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
+
+-- name: apply_slot
+select apply_slot($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
+
+-- name: apply_tracking
+select apply_tracking($1, $2, $3, $4, $5, $6);
+
+-- name: add_dead_letters
+-- A ring: keeps about $10 of the newest.
+with added as (
+    insert into dead_letter (message_id, source_id, outcome, tracking_kind, event_time, create_time, smtp_code,
+        diagnostic, detail)
+    select f.message_id, f.source_id, f.outcome, f.tracking_kind,
+        timestamptz 'epoch' + f.event_time_us * interval '1 microsecond', $6, f.smtp_code, f.diagnostic, f.detail
+    from unnest($1::text[], $2::text[], $3::smallint[], $4::smallint[], $5::bigint[], $7::smallint[], $8::text[],
+            $9::text[])
+        as f (message_id, source_id, outcome, tracking_kind, event_time_us, smtp_code, diagnostic, detail)
+    returning dead_letter_id
+)
+delete from dead_letter where dead_letter_id <= (select max(dead_letter_id) from added) - $10::bigint;
+
+-- name: list_dead_letters
+-- Newest first, below the id of the previous page's last.
+select * from dead_letter where dead_letter_id < $1 order by dead_letter_id desc limit $2;
+
+-- name: report_sources
+-- What one replica of FeedbackService has connected, as a whole; and forgets replicas that fell silent.
+with gone as (
+    delete from feedback_source
+    where (replica_id = $1 and not source_id = any ($2::text[])) or report_time < $3::timestamptz - $4::interval
+)
+insert into feedback_source (replica_id, source_id, report_time)
+select $1, u, $3 from unnest($2::text[]) as u
+on conflict (replica_id, source_id) do update set report_time = excluded.report_time;
+
+-- name: sources_connected
+select count(distinct source_id) from feedback_source where report_time >= $1::timestamptz - $2::interval;

@@ -1,0 +1,118 @@
+-- Queries on the table delivery. Every change compares the version that its author read, or the state; none holds a
+-- lock while anyone thinks. A change of state also raises slot 0's revision, so that KPI watchers see it: the counter
+-- is updated FROM the changed row, so after it (lock order: delivery, then slots).
+
+-- name: create_delivery
+-- With its slot 0, whose revision begins at 1.
+with created as (
+    insert into delivery (delivery_id, label, channel, feedback_mode, subject, html, body_text, from_address, from_name,
+        reply_to_address, validity_period, state, creator, create_time, update_time)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14)
+    on conflict do nothing
+    returning delivery_id
+)
+insert into delivery_counter (delivery_id, slot, revision, commit_time) select delivery_id, 0, 1, $14 from created
+returning delivery_id;
+
+-- name: get_delivery
+select d.*, c.plan_digest as confirm_plan_digest, c.confirmer, c.confirm_time
+from delivery d
+left join confirmation c on c.delivery_id = d.delivery_id and c.request_id = d.confirm_request_id
+where d.delivery_id = $1;
+
+-- name: list_deliveries
+-- Newest first, below the id of the previous page's last.
+select d.*, c.plan_digest as confirm_plan_digest, c.confirmer, c.confirm_time
+from delivery d
+left join confirmation c on c.delivery_id = d.delivery_id and c.request_id = d.confirm_request_id
+where d.delivery_id < $1 and (cardinality($2::smallint[]) = 0 or d.state = any ($2::smallint[]))
+order by d.delivery_id desc limit $3;
+
+-- name: update_delivery
+-- The editable fields and the state, if the version is still the one that was read. An edit that leads to EDITING takes
+-- the plan away, and with it the counters of the old send logs: T is only fixed by a preparation.
+with changed as (
+    update delivery
+    set label = $3, feedback_mode = $4, subject = $5, html = $6, body_text = $7, from_address = $8, from_name = $9,
+        reply_to_address = $10, validity_period = $11, state = $12, update_time = $13, version = version + 1,
+        plan = case when $12::smallint = 1 then null else plan end
+    where delivery_id = $1 and version = $2
+    returning delivery_id, state
+), counted as (
+    update delivery_counter c
+    set revision = c.revision + 1, commit_time = $13, prepared = case when d.state = 1 then 0 else c.prepared end
+    from changed d where c.delivery_id = d.delivery_id and (c.slot = 0 or d.state = 1)
+    returning c.delivery_id
+)
+select delivery_id from changed where (select count(*) from counted) >= 0;
+
+-- name: begin_preparation
+-- READY or EDITING to PREPARING; a worker takes it from there.
+with changed as (
+    update delivery
+    set state = 2, version = version + 1, update_time = $3, preparer = $4, plan = null, prepared_through = -1,
+        preparation_token = null, preparation_lease_time = null
+    where delivery_id = $1 and version = $2
+    returning delivery_id
+), counted as (
+    update delivery_counter c set revision = c.revision + 1, commit_time = $3, prepared = 0
+    from changed d where c.delivery_id = d.delivery_id
+    returning c.delivery_id
+)
+select delivery_id from changed where (select count(*) from counted) >= 0;
+
+-- name: confirm_send
+-- READY to START_PENDING with the confirmation, if the version is still the one that was read.
+with changed as (
+    update delivery
+    set state = 5, version = version + 1, update_time = $5, confirm_request_id = $3
+    where delivery_id = $1 and version = $2 and state = 4
+    returning delivery_id
+), confirmed as (
+    insert into confirmation (delivery_id, request_id, plan_digest, confirmer, confirm_time)
+    select delivery_id, $3, $4, $6, $5 from changed
+    returning delivery_id
+), counted as (
+    update delivery_counter c set revision = c.revision + 1, commit_time = $5
+    from changed d where c.delivery_id = d.delivery_id and c.slot = 0
+    returning c.delivery_id
+)
+select delivery_id from confirmed where (select count(*) from counted) >= 0;
+
+-- name: get_confirmation
+select plan_digest, confirmer, confirm_time, request_id from confirmation where delivery_id = $1 and request_id = $2;
+
+-- name: start_delivery
+-- START_PENDING to IN_PROGRESS: an immediate send started when it was confirmed.
+with changed as (
+    update delivery d
+    set state = 6, version = version + 1, update_time = $2, start_time = c.confirm_time,
+        validity_end_time = c.confirm_time + least(d.validity_period, interval '84 hours')
+    from confirmation c
+    where d.delivery_id = $1 and d.state = 5
+        and c.delivery_id = d.delivery_id and c.request_id = d.confirm_request_id
+    returning d.delivery_id
+)
+update delivery_counter c set revision = c.revision + 1, commit_time = $2
+from changed d where c.delivery_id = d.delivery_id and c.slot = 0
+returning c.delivery_id;
+
+-- name: finish_delivery
+-- IN_PROGRESS to FINISHED once every part is done, so once no PREPARED row is left.
+with changed as (
+    update delivery
+    set state = 9, version = version + 1, update_time = $2, finish_time = $2
+    where delivery_id = $1 and state = 6
+        and not exists (select from relay_part p where p.delivery_id = $1 and not p.done)
+    returning delivery_id
+)
+update delivery_counter c set revision = c.revision + 1, commit_time = $2
+from changed d where c.delivery_id = d.delivery_id and c.slot = 0
+returning c.delivery_id;
+
+-- name: deliveries_in_state
+-- What a worker may have to do.
+select delivery_id from delivery where state = $1 and state in (2, 5, 6) order by delivery_id limit $2;
+
+-- name: slot_counts
+select delivery_id, slot_count from delivery where delivery_id = any ($1::bigint[]) and slot_count > 0;

@@ -1,0 +1,38 @@
+-- The relay workers' claims.
+
+-- name: claim_parts
+-- Takes up to $4 free parts of a delivery until $3 from now, by the database's clock. Holds the delivery's state FOR
+-- SHARE in the same statement: with a plain read, messages could leave after a stop was answered.
+with in_progress as (
+    select delivery_id from delivery where delivery_id = $1 and state = 6 for share
+), free as (
+    select p.part from relay_part p join in_progress d on p.delivery_id = d.delivery_id
+    where p.delivery_id = $1 and not p.done and p.available_time <= clock_timestamp()
+    order by p.part limit $4 for no key update of p skip locked
+)
+update relay_part p
+set lease_holder = $2, available_time = clock_timestamp() + $3::interval, claim_count = p.claim_count + 1
+from free where p.delivery_id = $1 and p.part = free.part
+returning p.part, p.claim_count;
+
+-- name: renew_parts
+update relay_part set available_time = clock_timestamp() + $3::interval
+where delivery_id = $1 and lease_holder = $2 and not done and part = any ($4::integer[]);
+
+-- name: read_part
+-- The messages of a part that have not left.
+select r.recipient, r.address, r.attributes
+from send_log s join recipient r using (delivery_id, recipient)
+where s.delivery_id = $1 and s.recipient >= $2 and s.recipient < $3 and s.outcome = 0
+order by s.recipient;
+
+-- name: release_part
+-- Ends a claim: the part is done if no message in it is left PREPARED, else it is free again after a while. Only by
+-- the claim's own worker.
+update relay_part p
+set done = not exists (
+        select from send_log s
+        where s.delivery_id = $1 and s.recipient >= $5 and s.recipient < $6 and s.outcome = 0),
+    lease_holder = '', available_time = clock_timestamp() + $4::interval
+where p.delivery_id = $1 and p.part = $2 and p.claim_count = $3
+returning p.done;

@@ -1,0 +1,232 @@
+"""Relays: hands the messages of deliveries IN_PROGRESS over to the MTA side, in parts claimed with leases.
+
+Invariants:
+- A part is read, relayed and committed by whoever holds its lease; two holders at once only repeat each other's
+  message ids, and the MTA side's journal gives a repetition the first answer again.
+- RELAYED is committed (through the one apply path) only after the MTA side has answered; a crash in between relays
+  again what is still PREPARED, under the same message_id.
+- A delivery is FINISHED only when no part has a PREPARED row left.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
+
+import asyncpg
+import orjson
+
+from campaign.delivery.v1 import delivery_pb2
+from campaign.mta.v1 import relay_service_pb2 as pb
+from campaign.mta.v1.relay_service_pb2_grpc import RelayServiceStub
+from delivery_service.convert import content_to_pb
+from delivery_service.domain.delivery import VALIDITY_MAX, Delivery
+from delivery_service.domain.identifiers import message_id
+from delivery_service.domain.lifecycle import DeliveryState
+from delivery_service.domain.outcome import FailureType, Outcome, Reason
+from delivery_service.metrics import Metrics
+from delivery_service.settings import Settings
+from delivery_service.store.apply_writer import ApplyWriter
+from delivery_service.store.database import RETRYABLE_ERRORS, UNAVAILABLE_ERRORS
+from delivery_service.store.deliveries import Deliveries
+from delivery_service.store.observations import ObservationColumns
+from delivery_service.store.relay_parts import Claim, RelayParts
+from delivery_service.workers.relay_stream import RelayBroken, RelayStream
+from service_runtime.clock import Clock, to_microseconds
+
+log = logging.getLogger(__name__)
+
+_LISTED_MAX: Final = 1_000
+_DIAGNOSTIC_CHARACTERS_MAX: Final = 1_000
+_ENHANCED_CODE_CHARACTERS_MAX: Final = 20
+
+
+class RelayWorker:
+    """Keeps a bounded number of parts in flight, over all deliveries in turn. `changed`: wakes watchers."""
+
+    def __init__(
+        self,
+        deliveries: Deliveries,
+        parts: RelayParts,
+        stub: RelayServiceStub,
+        writer: ApplyWriter,
+        settings: Settings,
+        clock: Clock,
+        metrics: Metrics,
+        changed: Callable[[int], None],
+    ) -> None:
+        self._deliveries = deliveries
+        self._parts = parts
+        self._stub = stub
+        self._writer = writer
+        self._settings = settings
+        self._clock = clock
+        self._metrics = metrics
+        self._changed = changed
+        self._stream: RelayStream | None = None
+        self._in_flight: dict[asyncio.Task[None], Claim] = {}
+        self._failures = 0
+
+    async def work(self) -> bool:
+        """Claims and begins parts while there is room, finishes deliveries that are through. True: more may be free."""
+        progressing = await self._deliveries.in_state(DeliveryState.IN_PROGRESS, _LISTED_MAX)
+        random.shuffle(progressing)  # no delivery waits for another to end
+        claimed = False
+        for delivery_id in progressing:
+            room = self._settings.relay_parts_in_flight_max - len(self._in_flight)
+            if room <= 0:
+                break
+            share = max(1, room // len(progressing))
+            claims = await self._parts.claim(delivery_id, share)
+            if claims:
+                claimed = True
+                delivery = await self._deliveries.get(delivery_id)
+                for claim in claims:
+                    task = asyncio.create_task(self._relay_part(delivery, claim), name=f"relay-part-{claim.part}")
+                    self._in_flight[task] = claim
+                    task.add_done_callback(self._in_flight.pop)
+            elif all(claim.delivery_id != delivery_id for claim in self._in_flight.values()) and (
+                await self._deliveries.finish(delivery_id, self._clock.now())
+            ):
+                self._changed(delivery_id)
+        if len(self._in_flight) >= self._settings.relay_parts_in_flight_max:
+            await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
+            return True
+        return claimed
+
+    async def run_leases(self) -> None:
+        """Prolongs the leases of what is in flight, until cancelled."""
+        while True:
+            await self._clock.sleep(self._settings.relay_lease_seconds / 3)
+            by_delivery: dict[int, list[int]] = {}
+            for claim in self._in_flight.values():
+                by_delivery.setdefault(claim.delivery_id, []).append(claim.part)
+            try:
+                for delivery_id, parts in by_delivery.items():
+                    await self._parts.renew(delivery_id, parts)
+            except (*UNAVAILABLE_ERRORS, *RETRYABLE_ERRORS, TimeoutError) as error:
+                log.warning("leases not renewed", extra={"action": "relay_leases", "error": type(error).__name__})
+
+    async def close(self) -> None:
+        """Cancels what is in flight: its leases end by themselves, and what was not answered is relayed again."""
+        tasks = list(self._in_flight)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._stream is not None:
+            await self._stream.close()
+
+    async def _relay_part(self, delivery: Delivery, claim: Claim) -> None:
+        """Relays one claimed part, and releases it: done, or free again after a back-off."""
+        available_after = timedelta()
+        try:
+            rows = await self._parts.read(claim)
+            size = self._settings.relay_batch_size_max
+            batches = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
+            waits = await asyncio.gather(*(self._relay_batch(delivery, batch) for batch in batches))
+            available_after = max(waits, default=timedelta())
+            self._failures = 0
+        except RelayBroken as error:
+            self._failures += 1
+            available_after = self._backoff()
+            log.warning(
+                "a part is relayed again later",
+                extra={"action": "relay", "delivery_id": claim.delivery_id, "part": claim.part, "error": str(error)},
+            )
+        except (*UNAVAILABLE_ERRORS, *RETRYABLE_ERRORS, TimeoutError) as error:
+            # The lease ends by itself.
+            log.warning("a part was given up", extra={"action": "relay", "error": type(error).__name__})
+            return
+        try:
+            await self._parts.release(claim, available_after)
+        except (*UNAVAILABLE_ERRORS, *RETRYABLE_ERRORS, TimeoutError) as error:
+            log.warning("a part was not released", extra={"action": "relay", "error": type(error).__name__})
+
+    async def _relay_batch(self, delivery: Delivery, rows: list[asyncpg.Record]) -> timedelta:
+        """Relays some messages and commits the answers. Gives how long those put off want to wait (0: none were)."""
+        deadline_us = self._deadline_us(delivery)
+        messages = [
+            pb.RelayMessage(
+                message_id=message_id(delivery.delivery_id, row["recipient"]),
+                address=row["address"],
+                attributes=orjson.loads(row["attributes"]),
+                deadline_us=deadline_us,
+            )
+            for row in rows
+        ]
+        answer = await self._open_stream().relay(delivery.delivery_id, lambda: _template(delivery), messages)
+        if not len(answer.verdicts) == len(answer.answer_times_us) == len(rows):
+            raise RelayBroken(f"the MTA side answered {len(answer.verdicts)} of {len(rows)} messages")
+        columns, put_off = _observations(delivery.delivery_id, rows, answer)
+        if len(columns):
+            await self._writer.apply(columns)
+        self._count(answer)
+        if not put_off:
+            return timedelta()
+        asked = max((refusal.retry_delay_ms for refusal in answer.refusals), default=0)
+        seconds = max(asked / 1_000, self._settings.relay_retry_seconds)
+        return timedelta(seconds=min(seconds, self._settings.relay_retry_max_seconds))
+
+    def _open_stream(self) -> RelayStream:
+        if self._stream is None or self._stream.broken:
+            self._stream = RelayStream(self._stub, self._settings.relay_answer_timeout_seconds)
+        return self._stream
+
+    def _deadline_us(self, delivery: Delivery) -> int:
+        """min(end of validity, hand-over + 3.5 days)."""
+        latest = self._clock.now() + VALIDITY_MAX
+        return to_microseconds(min(delivery.validity_end_time or latest, latest))
+
+    def _backoff(self) -> timedelta:
+        ceiling = min(
+            self._settings.relay_retry_seconds * 2 ** min(self._failures - 1, 10),
+            self._settings.relay_retry_max_seconds,
+        )
+        return timedelta(seconds=ceiling * (0.5 + random.random() / 2))
+
+    def _count(self, answer: pb.RelayResponse) -> None:
+        verdicts = list(answer.verdicts)
+        for verdict in set(verdicts):
+            self._metrics.relayed.labels(pb.RelayVerdict.Name(verdict)).inc(verdicts.count(verdict))
+
+
+def _template(delivery: Delivery) -> pb.RelayTemplate:
+    return pb.RelayTemplate(
+        delivery_id=str(delivery.delivery_id),
+        channel=delivery_pb2.Channel.ValueType(delivery.channel),
+        content=content_to_pb(delivery.content),
+    )
+
+
+def _observations(
+    delivery_id: int, rows: list[asyncpg.Record], answer: pb.RelayResponse
+) -> tuple[ObservationColumns, bool]:
+    """What an answer says, as observations: accepted is RELAYED, refused is BOUNCED. True: some were put off."""
+    columns, put_off = ObservationColumns(), False
+    refusals = {refusal.index: refusal for refusal in answer.refusals}
+    nothing = pb.RelayRefusal()
+    for index, (row, verdict, time_us) in enumerate(zip(rows, answer.verdicts, answer.answer_times_us, strict=True)):
+        if verdict == pb.RELAY_VERDICT_ACCEPTED:
+            outcome, failure_type, reason, refusal = Outcome.RELAYED, FailureType.NONE, Reason.NONE, nothing
+        elif verdict == pb.RELAY_VERDICT_REFUSED:
+            refusal = refusals.get(index, nothing)
+            outcome = Outcome.BOUNCED
+            failure_type = FailureType(refusal.failure_type or FailureType.SOFT)
+            reason = Reason(refusal.reason or Reason.NOT_DEFINED)
+        else:
+            put_off = True
+            continue
+        columns.delivery_ids.append(delivery_id)
+        columns.recipients.append(row["recipient"])
+        columns.outcomes.append(outcome)
+        columns.event_times_us.append(time_us)
+        columns.failure_types.append(failure_type)
+        columns.reasons.append(reason)
+        columns.smtp_codes.append(refusal.smtp_code if 200 <= refusal.smtp_code <= 599 else 0)
+        columns.enhanced_codes.append(refusal.enhanced_code.replace("\x00", "")[:_ENHANCED_CODE_CHARACTERS_MAX])
+        columns.diagnostics.append(refusal.diagnostic.replace("\x00", "")[:_DIAGNOSTIC_CHARACTERS_MAX])
+        columns.attempts.append(0)
+        columns.rules_versions.append(0)
+    return columns, put_off

@@ -1,0 +1,89 @@
+"""One Relay stream to the MTA side: batches go out, answers come back in any order, each to whoever waits for it."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import grpc
+import grpc.aio
+
+from campaign.mta.v1 import relay_service_pb2 as pb
+from campaign.mta.v1.relay_service_pb2_grpc import RelayServiceStub
+
+log = logging.getLogger(__name__)
+
+
+class RelayBroken(Exception):
+    """The stream ended before the answer came. Nothing is known of the batch: relay it again."""
+
+
+class RelayStream:
+    """Lives from `start` to its first failure or `close`; then a new one is opened. Writes are one at a time: two
+    concurrent writes on one stream fail."""
+
+    def __init__(self, stub: RelayServiceStub, answer_timeout_seconds: float) -> None:
+        self._call = stub.Relay()
+        self._answer_timeout_seconds = answer_timeout_seconds
+        self._writing = asyncio.Lock()
+        self._sequence = 0
+        self._waiting: dict[int, asyncio.Future[pb.RelayResponse]] = {}
+        self._templates: set[int] = set()
+        self._reader = asyncio.create_task(self._read(), name="relay-answers")
+
+    @property
+    def broken(self) -> bool:
+        """Whether it can no longer be used."""
+        return self._reader.done()
+
+    async def relay(
+        self, delivery_id: int, template: Callable[[], pb.RelayTemplate], messages: list[pb.RelayMessage]
+    ) -> pb.RelayResponse:
+        """Hands one batch over and waits for its answer. RelayBroken if it never comes."""
+        answer: asyncio.Future[pb.RelayResponse] = asyncio.get_running_loop().create_future()
+        sequence = 0
+        try:
+            async with self._writing:
+                if self.broken:
+                    raise RelayBroken
+                if delivery_id not in self._templates:
+                    await self._call.write(pb.RelayRequest(template=template()))
+                    self._templates.add(delivery_id)
+                self._sequence = sequence = self._sequence + 1
+                self._waiting[sequence] = answer
+                batch = pb.RelayBatch(sequence=sequence, delivery_id=str(delivery_id), messages=messages)
+                await self._call.write(pb.RelayRequest(batch=batch))
+            async with asyncio.timeout(self._answer_timeout_seconds):
+                return await answer
+        except TimeoutError as error:
+            self._call.cancel()
+            raise RelayBroken("the MTA side did not answer in time") from error
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
+            raise RelayBroken(str(error)) from error
+        finally:
+            self._waiting.pop(sequence, None)
+
+    async def close(self) -> None:
+        """Ends the stream; batches without an answer are broken."""
+        self._call.cancel()
+        await asyncio.gather(self._reader, return_exceptions=True)
+
+    async def _read(self) -> None:
+        """Gives answers to those who wait, until the stream ends."""
+        reason = "the stream ended"
+        try:
+            async for response in self._call:
+                answer = self._waiting.get(response.sequence)
+                if answer is not None and not answer.done():
+                    answer.set_result(response)
+        except grpc.aio.AioRpcError as error:
+            reason = f"{error.code().name}: {error.details()}"
+            log.warning("the relay stream broke", extra={"action": "relay", "code": error.code().name})
+        except asyncio.CancelledError:
+            # Either our own `close` has cancelled the call, which is how its reader learns of it, or this task is
+            # cancelled: it ends here in both cases.
+            reason = "the stream was cancelled"
+        finally:
+            for answer in self._waiting.values():
+                if not answer.done():
+                    answer.set_exception(RelayBroken(reason))
+                    answer.exception()  # whoever waited may be gone: not an error of its own
