@@ -99,9 +99,10 @@ class DeliveryStack:
     ) -> delivery_pb2.Delivery:
         """Waits until the delivery is in one of these states."""
 
-        async def reached() -> delivery_pb2.Delivery | None:
+        async def reached() -> delivery_pb2.Delivery:
             delivery = await self.delivery(delivery_id)
-            return delivery if delivery.state in states else None
+            assert delivery.state in states, f"is {delivery_pb2.DeliveryState.Name(delivery.state)}"
+            return delivery
 
         return await eventually(reached, timeout_seconds=WAIT_SECONDS)
 
@@ -151,7 +152,7 @@ class DeliveryStack:
     @asynccontextmanager
     async def apply_stream(self) -> AsyncIterator[Applied]:
         """An open Apply stream."""
-        call = self.observations.Apply()
+        call: Any = self.observations.Apply()
         try:
             opened = observation_pb.ApplyOpen(replica_id="test")
             await call.write(observation_pb.ApplyRequest(open=opened))

@@ -28,7 +28,9 @@ async def _assert_laws_of(connection: asyncpg.Connection, delivery: asyncpg.Reco
         delivery_id,
         slots,
     )
-    counters = await connection.fetch("select * from delivery_counter where delivery_id = $1 order by slot", delivery_id)
+    counters = await connection.fetch(
+        "select * from delivery_counter where delivery_id = $1 order by slot", delivery_id
+    )
     assert [counter["slot"] for counter in counters] == list(range(slots))
     assert sum(counter[name] for counter in counters for name in OUTCOMES) == total, "conservation"
     for counter in counters:

@@ -41,8 +41,10 @@ class MtaSide(RelayServiceServicer):
         self._server: grpc.aio.Server | None = None
         self.port = 0
 
-    async def Relay(  # noqa: N802  # the contract's name
-        self, request_iterator: AsyncIterator[pb.RelayRequest], context: Any  # noqa: ARG002
+    async def Relay(  # the contract's name
+        self,
+        request_iterator: AsyncIterator[pb.RelayRequest],
+        context: Any,
     ) -> AsyncIterator[pb.RelayResponse]:
         async for request in request_iterator:
             if request.HasField("template"):

@@ -8,7 +8,7 @@ from delivery_service.domain.lifecycle import Channel
 
 _EMAIL: Final = re.compile(
     r"(?!\.)[^\s@\"(),:;<>\[\\\]\x00-\x1f\x7f]{1,64}(?<!\.)@"
-    r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.)+[^\W\d_](?:[\w-]{0,61}[^\W_])?",
+    r"(?:[^\W_](?:(?:[^\W_]|-){0,61}[^\W_])?\.)+[^\W\d_](?:(?:[^\W_]|-){0,61}[^\W_])?",
     re.UNICODE,
 )
 _PHONE: Final = re.compile(r"\+?[0-9]{6,15}")

@@ -136,7 +136,9 @@ async def test_one_more_recipient_changes_the_digest_and_wants_a_new_preparation
     assert again.plan.to_deliver == 4
 
 
-@pytest.mark.parametrize("roles", [("prepare-deliveries",), ("read",), ("administration",), ("mta", "feedback", "relay")])
+@pytest.mark.parametrize(
+    "roles", [("prepare-deliveries",), ("read",), ("administration",), ("mta", "feedback", "relay")]
+)
 async def test_without_the_role_nobody_confirms(stack: DeliveryStack, roles: tuple[str, ...]) -> None:
     delivery = await stack.ready(3)
 

@@ -1,0 +1,51 @@
+"""Ids of deliveries and messages."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from delivery_service.domain.identifiers import (
+    RECIPIENTS_PER_PART,
+    message_id,
+    new_delivery_id,
+    parse_delivery_id,
+    parse_message_id,
+    part_of,
+    slot_of,
+)
+
+NOW = datetime(2026, 3, 2, tzinfo=UTC)
+
+
+def test_delivery_ids_are_ordered_by_creation_time_whatever_the_random_bits() -> None:
+    assert new_delivery_id(NOW, 2**20 - 1) < new_delivery_id(NOW + timedelta(milliseconds=1), 0) < 2**63
+
+
+@given(st.integers(1, 2**63 - 1), st.integers(1, 2**31 - 1))
+def test_a_message_id_leads_back_to_its_send_log(delivery_id: int, recipient: int) -> None:
+    assert parse_message_id(message_id(delivery_id, recipient)) == (delivery_id, recipient)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "-", "1-", "-1", "1", "1-0", "0-1", "1-2-3", "a-1", "1-b", "1 -2", "²-1", "1-2147483648", "9" * 20 + "-1"],
+)
+def test_what_is_no_message_id_of_ours_is_told(text: str) -> None:
+    assert parse_message_id(text) is None
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_either_an_id_or_none(text: str) -> None:
+    parsed = parse_message_id(text)
+
+    assert parsed is None or (parsed[0] > 0 and parsed[1] > 0)
+    assert parse_delivery_id(text) is None or text.isdigit()
+
+
+@given(st.integers(1, 2**31 - 1), st.integers(1, 64))
+def test_recipients_of_one_part_share_one_slot(recipient: int, slots: int) -> None:
+    first_of_part = part_of(recipient) * RECIPIENTS_PER_PART
+
+    assert slot_of(recipient, slots) == slot_of(first_of_part, slots) < slots
