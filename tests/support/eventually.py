@@ -3,14 +3,24 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 _Value = TypeVar("_Value")
 
 
+@overload
 async def eventually(
-    look: Callable[[], _Value | Awaitable[_Value]], *, timeout_seconds: float = 10.0, interval_seconds: float = 0.01
-) -> _Value:
+    look: Callable[[], Awaitable[_Value | None]], *, timeout_seconds: float = ..., interval_seconds: float = ...
+) -> _Value: ...
+
+
+@overload
+async def eventually(
+    look: Callable[[], _Value | None], *, timeout_seconds: float = ..., interval_seconds: float = ...
+) -> _Value: ...
+
+
+async def eventually(look: Callable[[], Any], *, timeout_seconds: float = 10.0, interval_seconds: float = 0.01) -> Any:
     """Looks again and again until there is something true, and returns it. The last look tells why there never was.
 
     An AssertionError of the look counts as not yet.
@@ -19,7 +29,7 @@ async def eventually(
     deadline = loop.time() + timeout_seconds
     while True:
         failure: AssertionError | None = None
-        found: _Value | None = None
+        found: Any = None
         try:
             seen = look()
             found = await seen if inspect.isawaitable(seen) else seen

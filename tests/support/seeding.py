@@ -13,9 +13,9 @@ async def seed_delivery(dsn: str, delivery_id: int, recipients: list[int], *, sl
         async with connection.transaction():
             await connection.execute(
                 """
-                insert into delivery (delivery_id, label, channel, feedback_mode, subject, html, body_text, from_address,
-                    from_name, reply_to_address, validity_period, state, creator, create_time, update_time, slot_count,
-                    recipient_count, plan)
+                insert into delivery (delivery_id, label, channel, feedback_mode, subject, html, body_text,
+                    from_address, from_name, reply_to_address, validity_period, state, creator, create_time,
+                    update_time, slot_count, recipient_count, plan)
                 values ($1, '', 1, 1, 's', 'h', '', 'a@example.com', '', '', '84 hours', 6, 'test', now(), now(), $2,
                     $3, $4)
                 """,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import grpc
 import grpc.aio
 import pytest
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo  # type: ignore[import-untyped]
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_status import rpc_status
 
 

@@ -1,0 +1,1 @@
+"""What MTA events mean. Pure: no grpc, no generated code, no clock."""

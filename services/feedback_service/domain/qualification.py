@@ -1,0 +1,165 @@
+"""How a failure counts and why: a pure function of what the MTA said, by the rules of `rules`."""
+
+import re
+from functools import lru_cache
+
+from feedback_service.domain.rules import (
+    COMPLAINED,
+    ERROR_IGNORED,
+    NOT_DEFINED,
+    REMOVED,
+    RULES,
+    UNREACHABLE,
+    VENDOR_CLASSES,
+    Rule,
+    Verdict,
+)
+from feedback_service.domain.vocabulary import FailureType, MtaEventKind, Reason
+
+CACHED_DECISIONS_MAX = 8_192
+"""At most some 10 MB. Failures repeat a few hundred phrasings, so nearly all are found there."""
+CACHED_WORDS_MAX = 16_384
+TEXT_CHARACTERS_MAX = 1_000
+GAP_CHARACTERS_MAX = 50
+"""How much an ellipsis in a rule's text may stand for."""
+
+_NOTHING_FAILED: Verdict = (FailureType.NONE, Reason.NONE)
+_NO_COMPLAINT = "not-spam"
+# Plain ints: looking an enum's member up costs ten times as much.
+_KINDS_SAID_WHY: frozenset[int] = frozenset(
+    map(
+        int,
+        (
+            MtaEventKind.TRANSIENT_FAILURE,
+            MtaEventKind.EXPIRATION,
+            MtaEventKind.BOUNCE,
+            MtaEventKind.OUT_OF_BAND_BOUNCE,
+        ),
+    )
+)
+_RETRYING_KINDS = (MtaEventKind.TRANSIENT_FAILURE, MtaEventKind.EXPIRATION)
+_EXPIRY_KEEPS_ROWS = (3, 4)
+
+_VARIABLE = re.compile(r"[@\d]")
+_SMTP_CODE_IN_TEXT = re.compile(r"(?:^|[:;] ?)([45]\d\d)(?=[ -])")
+_ENHANCED_CODE_IN_TEXT = re.compile(r"(?<![\d.])([45]\.\d{1,3}\.\d{1,3})(?!\.?\d)")
+_GAP = " … "
+_GAP_STOPS = ("domain", "host", "sender")
+
+
+class _Phrases:
+    """The texts of a rule, ready to be looked for. Plain searches only: no text can make them slow."""
+
+    def __init__(self, phrases: tuple[str, ...]) -> None:
+        self._plain = tuple(phrase for phrase in phrases if _GAP not in phrase)
+        self._gapped = tuple(phrase.split(_GAP) for phrase in phrases if _GAP in phrase)
+
+    def found_in(self, text: str) -> bool:
+        """Whether one of them stands in `text`."""
+        for phrase in self._plain:
+            if phrase in text:
+                return True
+        return any(head in text and tail in text and _near(text, head, tail) for head, tail in self._gapped)
+
+
+def _near(text: str, head: str, tail: str) -> bool:
+    """Whether `tail` follows `head` after a gap that is short and not about a domain, a host or a sender."""
+    start = text.find(head)
+    while start >= 0:
+        after = start + len(head)
+        end = text.find(tail, after, after + GAP_CHARACTERS_MAX + len(tail))
+        if end >= 0 and not any(stop in text[after:end] for stop in _GAP_STOPS):
+            return True
+        start = text.find(head, after)
+    return False
+
+
+_RULES = tuple((rule, _Phrases(rule.texts)) for rule in RULES)
+
+
+def implies_nothing(kind: int, feedback_type: str) -> bool:
+    """Whether the event is to be acknowledged and forgotten: a report that a mail was NOT spam is no complaint."""
+    return kind == MtaEventKind.COMPLAINT and feedback_type.strip().lower() == _NO_COMPLAINT
+
+
+def qualify(
+    kind: int, smtp_code: int, enhanced_code: str, diagnostic: str, vendor_class: str, feedback_type: str
+) -> Verdict:
+    """The failure type and the reason of an event; NONE and NONE for kinds that are no failure."""
+    if kind not in _KINDS_SAID_WHY:
+        if kind == MtaEventKind.ADMIN_BOUNCE:
+            return REMOVED
+        if kind == MtaEventKind.COMPLAINT:
+            return ERROR_IGNORED if implies_nothing(kind, feedback_type) else COMPLAINED
+        return _NOTHING_FAILED
+    words = diagnostic[:TEXT_CHARACTERS_MAX].lower().split()
+    # The reply in the text beats a status that says no more than "failed"; some MTAs report nothing better.
+    if words and not smtp_code and (found := _SMTP_CODE_IN_TEXT.search(" ".join(words))):
+        smtp_code = int(found[1])
+    if words and (not enhanced_code or enhanced_code.endswith(".0.0")):
+        enhanced_code = found[1] if (found := _ENHANCED_CODE_IN_TEXT.search(" ".join(words))) else enhanced_code
+    vendor_class = vendor_class.strip().lower() if vendor_class else ""
+    return _decide(
+        kind,
+        smtp_code,
+        enhanced_code,
+        vendor_class if vendor_class in VENDOR_CLASSES else "",
+        " ".join(map(_mask, words)),
+    )
+
+
+@lru_cache(maxsize=CACHED_WORDS_MAX)
+def _mask(word: str) -> str:
+    """The word, or `#` for what differs from one event to the next: addresses, codes, ids."""
+    return "#" if _VARIABLE.search(word) else word
+
+
+@lru_cache(maxsize=CACHED_DECISIONS_MAX)
+def _decide(kind: int, smtp_code: int, enhanced_code: str, vendor_class: str, text: str) -> Verdict:
+    rule = first_rule(kind, smtp_code, enhanced_code, vendor_class, text)
+    if kind == MtaEventKind.EXPIRATION:
+        if rule is not None and rule.row in _EXPIRY_KEEPS_ROWS:
+            return FailureType.SOFT, rule.verdict[1]
+        return UNREACHABLE
+    if rule is None:
+        return NOT_DEFINED
+    if rule.verdict_if_temporary is not None and _is_temporary(kind, smtp_code, enhanced_code, text):
+        return rule.verdict_if_temporary
+    return rule.verdict
+
+
+def first_rule(kind: int, smtp_code: int, enhanced_code: str, vendor_class: str, text: str) -> Rule | None:
+    """The first rule that matches a normalised event; None: anything else, or nothing said."""
+    for rule, phrases in _RULES:
+        if (
+            (not rule.kinds or kind in rule.kinds)
+            and (not rule.vendor_classes or vendor_class in rule.vendor_classes)
+            and (not rule.texts or phrases.found_in(text))
+            and _has_code(rule, smtp_code, enhanced_code)
+        ):
+            return rule
+    return None
+
+
+def _has_code(rule: Rule, smtp_code: int, enhanced_code: str) -> bool:
+    if any(_enhanced_matches(pattern, enhanced_code) for pattern in rule.except_enhanced_codes):
+        return False
+    if not rule.smtp_codes and not rule.enhanced_codes:
+        return True
+    return any(_enhanced_matches(pattern, enhanced_code) for pattern in rule.enhanced_codes) or any(
+        smtp_code in codes if isinstance(codes, range) else smtp_code == codes for codes in rule.smtp_codes
+    )
+
+
+def _enhanced_matches(pattern: str, enhanced_code: str) -> bool:
+    if not enhanced_code:
+        return False
+    return all(
+        wanted in ("x", "*", part) for wanted, part in zip(pattern.split("."), enhanced_code.split("."), strict=False)
+    )
+
+
+def _is_temporary(kind: int, smtp_code: int, enhanced_code: str, text: str) -> bool:
+    if kind in _RETRYING_KINDS or "retry timeout exceeded" in text:
+        return True
+    return 400 <= smtp_code < 500 if smtp_code else enhanced_code.startswith("4")
