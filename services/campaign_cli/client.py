@@ -1,0 +1,109 @@
+"""Calls to DeliveryService as a person's tool makes them: with a deadline, and with patience while it is away."""
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import grpc
+import grpc.aio
+
+from campaign.delivery.v1 import delivery_service_pb2 as pb
+from campaign.delivery.v1.delivery_pb2 import Delivery
+from campaign.delivery.v1.delivery_service_pb2_grpc import DeliveryServiceStub
+from campaign_cli.connection import read_connection
+from campaign_cli.errors import CommandFailed
+from service_runtime.backoff import delays
+from service_runtime.client import TokenFile, open_channel
+from service_runtime.clock import Clock, SystemClock
+
+CALL_SECONDS_MAX = 30.0
+READ_PATIENCE_SECONDS = 3.0
+"""Nobody wants to wait long to be told that nothing answers."""
+SEND_PATIENCE_SECONDS = 60.0
+"""A send under way is worth waiting for: a restart of the service must not end it."""
+BACKOFF_SECONDS_MAX = 2.0
+
+Request = TypeVar("Request", contravariant=True)
+Response = TypeVar("Response", covariant=True)
+Result = TypeVar("Result")
+
+
+class UnaryCall(Protocol[Request, Response]):
+    """A method of a stub with one request and one response."""
+
+    def __call__(self, request: Request, /, *, timeout: float | None = None) -> Awaitable[Response]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which DeliveryService to call. Without an address: the one that `campaign up` runs on `folder`."""
+
+    folder: Path
+    address: str | None = None
+    token_file: Path | None = None
+
+
+class Patience:
+    """Repeats an attempt while the service is UNAVAILABLE, with back-off, until it has been away for too long."""
+
+    def __init__(self, seconds: float, clock: Clock | None = None) -> None:
+        self._seconds = seconds
+        self._clock = clock or SystemClock()
+        self._away_since: float | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """The service has answered."""
+        self._away_since = None
+        self._delays = delays(0.1, BACKOFF_SECONDS_MAX, random.random)
+
+    async def wait_after(self, error: grpc.aio.AioRpcError) -> None:
+        """Waits before the next attempt, or raises `error` if there is to be none."""
+        now = self._clock.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+        if error.code() is not grpc.StatusCode.UNAVAILABLE or now - self._away_since > self._seconds:
+            raise error
+        await self._clock.sleep(next(self._delays))
+
+
+class DeliveryClient:
+    """DeliveryService, for the commands."""
+
+    def __init__(self, stub: DeliveryServiceStub, patience_seconds: float = READ_PATIENCE_SECONDS) -> None:
+        self.stub = stub
+        self.patience_seconds = patience_seconds
+
+    async def call(self, method: UnaryCall[Request, Response], request: Request) -> Response:
+        """Calls an idempotent method, again and again while the service is away."""
+        return await self.persist(lambda: method(request, timeout=CALL_SECONDS_MAX))
+
+    async def persist(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """Repeats `attempt` while the service is away."""
+        patience = Patience(self.patience_seconds)
+        while True:
+            try:
+                return await attempt()
+            except grpc.aio.AioRpcError as error:
+                await patience.wait_after(error)
+
+    async def get_delivery(self, delivery_id: str) -> Delivery:
+        """One delivery, with its plan."""
+        return (await self.call(self.stub.GetDelivery, pb.GetDeliveryRequest(delivery_id=delivery_id))).delivery
+
+
+@asynccontextmanager
+async def connect(target: Target, patience_seconds: float = READ_PATIENCE_SECONDS) -> AsyncIterator[DeliveryClient]:
+    """A client of the given service, or of the one running on the folder."""
+    address, token_file = target.address, target.token_file
+    if address is None or token_file is None:
+        connection = read_connection(target.folder)
+        address, token_file = address or connection.delivery, token_file or Path(connection.token_file)
+    if not token_file.is_file():
+        hint = "make one with: campaign token --role read > FILE"
+        raise CommandFailed(f"there is no token file {token_file}", [hint])
+    async with open_channel(address, TokenFile(token_file)) as channel:
+        yield DeliveryClient(DeliveryServiceStub(channel), patience_seconds)

@@ -1,0 +1,337 @@
+"""The commands and their arguments; what they do is elsewhere."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from email.utils import parseaddr
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+from campaign.delivery.v1 import delivery_service_pb2 as pb
+from campaign.delivery.v1.delivery_pb2 import (
+    FEEDBACK_MODE_UNSPECIFIED,
+    FEEDBACK_MODE_WITH_EFS,
+    FEEDBACK_MODE_WITHOUT_EFS,
+    Content,
+)
+from campaign.delivery.v1.role_pb2 import Role
+from campaign.delivery.v1.send_log_pb2 import FailureType, Reason, SendLogStatus
+from campaign_cli import logs
+from campaign_cli.client import SEND_PATIENCE_SECONDS, DeliveryClient, Target, connect
+from campaign_cli.connection import DEFAULT_FOLDER
+from campaign_cli.display import render_kpis, render_modes
+from campaign_cli.errors import CommandFailed
+from campaign_cli.running import is_wide, open_console, run
+from campaign_cli.send import Draft, confirm_send, prepare_send
+from campaign_cli.upload import Rejects
+from campaign_cli.watch import follow, open_screen
+from campaign_cli.words import choices, plural
+
+MODES = {"with-efs": FEEDBACK_MODE_WITH_EFS, "without-efs": FEEDBACK_MODE_WITHOUT_EFS}
+DEFAULT_SENDER = "Campaign <campaign@example.com>"
+MODE = click.Choice(sorted(MODES))
+ROLE = click.Choice(list(choices(Role)))
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+data_option = click.option(
+    "--data", "folder", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_FOLDER, show_default=True,
+    envvar="CAMPAIGN_DATA", help="The folder that the system keeps its data in.",
+)  # fmt: skip
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def target_options(command: Command) -> Command:
+    """Which DeliveryService to call: the fields of a `Target`."""
+    for option in (
+        click.option("--target", "address", metavar="HOST:PORT", help="Call another DeliveryService."),
+        click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), help="The token for --target."),
+        data_option,
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def campaign() -> None:
+    """Runs Campaign Delivery on this machine, sends to a list of recipients, and shows what becomes of it."""
+
+
+@campaign.command()
+@data_option
+@click.option("--port-delivery", default=50051, show_default=True, help="DeliveryService; 0: any free port.")
+@click.option("--port-delivery-admin", default=9051, show_default=True, help="Its metrics and health, over HTTP.")
+@click.option("--port-feedback", default=50052, show_default=True, help="FeedbackService.")
+@click.option("--port-feedback-admin", default=9052, show_default=True, help="Its metrics and health, over HTTP.")
+@click.option("--port-mta", default=50053, show_default=True, help="The simulated MTA.")
+@click.argument("simulator_options", nargs=-1, type=click.UNPROCESSED)
+def up(folder: Path, simulator_options: tuple[str, ...], **ports: int) -> None:
+    """Runs Postgres, both services and a simulated MTA until Ctrl-C.
+
+    Options after -- go to the simulator: campaign up -- --duplicates 0.1 (see python -m mta_simulator --help).
+    """
+    # Imported here, as in two more commands: what signs tokens takes half a second, which the others can do without.
+    from campaign_cli.ports import Ports
+    from campaign_cli.stack import StackSettings
+    from campaign_cli.up import run_up
+
+    chosen = Ports(**{name.removeprefix("port_"): port for name, port in ports.items()})
+    run(run_up(StackSettings(folder, chosen, simulator_options), open_console()), interrupted_status=0)
+
+
+@campaign.command()
+@click.option("--recipients", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True,
+              help="A CSV file with a header: email (or address), profile_id (or id), and attributes.")  # fmt: skip
+@click.option("--subject", required=True, help="A template, such as: Hello {{ first_name }}")
+@click.option("--html", help="The HTML body, a template, or @FILE.")
+@click.option("--text", help="The plain-text body, a template, or @FILE.")
+@click.option("--from", "sender", default=DEFAULT_SENDER, show_default=True, help="The sender.")
+@click.option("--label", default="", help="A name for the delivery.  [default: the subject]")
+@click.option("--mode", type=MODE, default="with-efs", show_default=True, help="Whether statuses follow the MTA.")
+@click.option("--rejects", "rejects_path", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write the bad lines of the CSV file to this file.")  # fmt: skip
+@click.option("--yes", is_flag=True, help="Do not ask before sending.")
+@target_options
+def send(
+    recipients: Path, subject: str, html: str | None, text: str | None, sender: str, label: str, mode: str,
+    rejects_path: Path | None, yes: bool, **where: Any,
+) -> None:  # fmt: skip
+    """Sends to the recipients of a CSV file, once you have seen the plan and agreed."""
+    if html is None and text is None:
+        raise click.UsageError("Give the message with --html or --text.")
+    name, address = parseaddr(sender)
+    content = Content(
+        subject=subject, html=_read_text(html), text=_read_text(text), from_address=address or sender, from_name=name
+    )
+    draft = Draft(recipients, content, label or subject[:200], MODES[mode])
+    run(_send(Target(**where), draft, rejects_path, yes, open_console()))
+
+
+async def _send(target: Target, draft: Draft, rejects_path: Path | None, yes: bool, console: Console) -> None:
+    async with connect(target, SEND_PATIENCE_SECONDS) as client:
+        with ExitStack() as files:
+            rejects = Rejects()
+            if rejects_path is not None:
+                # What is not UTF-8 goes out as it came in, so that it can be mended.
+                output = rejects_path.open("w", encoding="utf-8", errors="surrogateescape", newline="\n")
+                rejects.output = files.enter_context(output)
+            delivery = await prepare_send(client, draft, rejects, console)
+        if not yes and not await _ask(f"Send {plural(delivery.plan.to_deliver, 'message')}?"):
+            raise CommandFailed("not sent", [f"delivery {delivery.delivery_id} stays ready to be confirmed"])
+        await confirm_send(client, delivery)
+        await watch_until_over(client, [delivery.delivery_id], console, {delivery.delivery_id: delivery.label})
+
+
+async def _ask(question: str) -> bool:
+    # While the terminal waits for an answer, Ctrl-C must end the waiting; the loop could not.
+    loop = asyncio.get_running_loop()
+    loop.remove_signal_handler(signal.SIGINT)
+    return click.confirm(question)
+
+
+async def watch_until_over(
+    client: DeliveryClient, delivery_ids: list[str], console: Console, titles: dict[str, str]
+) -> None:
+    """Follows deliveries on the screen; leaving it leaves them as they are."""
+    try:
+        with open_screen(console, titles) as screen:
+            await follow(client, delivery_ids, screen)
+    except asyncio.CancelledError:
+        console.print(
+            f"\nThe sending goes on. Watch it again: campaign watch {' '.join(delivery_ids)}", highlight=False
+        )
+        raise
+
+
+@campaign.command()
+@click.argument("delivery_ids", nargs=-1, required=True, metavar="ID...")
+@target_options
+def watch(delivery_ids: tuple[str, ...], **where: Any) -> None:
+    """Shows the KPIs of deliveries live, until their end."""
+
+    async def work() -> None:
+        async with connect(Target(**where), SEND_PATIENCE_SECONDS) as client:
+            titles = {each: (await client.get_delivery(each)).label for each in delivery_ids}
+            await watch_until_over(client, list(titles), open_console(), titles)
+
+    run(work())
+
+
+@campaign.command("logs")
+@click.argument("delivery_id", metavar="ID")
+@click.option("--status", "statuses", type=click.Choice(list(choices(SendLogStatus))), multiple=True)
+@click.option("--failure-type", "failure_types", type=click.Choice(list(choices(FailureType))), multiple=True)
+@click.option("--reason", "reasons", type=click.Choice(list(choices(Reason))), multiple=True)
+@click.option("--address", "recipient_address", default="", help="Only this address.")
+@click.option("--mode", type=MODE, help="Show statuses as in this mode.  [default: the delivery's]")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+@json_option
+@target_options
+def show_logs(
+    delivery_id: str, statuses: tuple[str, ...], failure_types: tuple[str, ...], reasons: tuple[str, ...],
+    recipient_address: str, mode: str | None, limit: int, as_json: bool, **where: Any,
+) -> None:  # fmt: skip
+    """Lists send logs: where each message stands."""
+    request = pb.ListSendLogsRequest(
+        delivery_id=delivery_id,
+        feedback_mode=MODES[mode] if mode else FEEDBACK_MODE_UNSPECIFIED,
+        statuses=[choices(SendLogStatus)[each] for each in statuses],
+        failure_types=[choices(FailureType)[each] for each in failure_types],
+        reasons=[choices(Reason)[each] for each in reasons],
+        address=recipient_address,
+    )
+
+    async def work() -> None:
+        console = open_console()
+        async with connect(Target(**where)) as client:
+            found = logs.read_send_logs(client, request, limit)
+            if as_json:
+                async for each in found:
+                    logs.print_json(console, each)
+            else:
+                console.print(logs.render_send_logs([each async for each in found], wide=is_wide(console)))
+
+    run(work())
+
+
+@campaign.command("log")
+@click.argument("delivery_id", metavar="ID")
+@click.argument("recipient", type=click.IntRange(1))
+@click.option("--mode", type=MODE, help="Show the status as in this mode.  [default: the delivery's]")
+@json_option
+@target_options
+def show_log(delivery_id: str, recipient: int, mode: str | None, as_json: bool, **where: Any) -> None:
+    """Shows everything known about one message, by the RECIPIENT's number."""
+
+    async def work() -> None:
+        console = open_console()
+        async with connect(Target(**where)) as client:
+            request = pb.GetSendLogRequest(
+                delivery_id=delivery_id,
+                recipient=recipient,
+                feedback_mode=MODES[mode] if mode else FEEDBACK_MODE_UNSPECIFIED,
+            )
+            found = await client.call(client.stub.GetSendLog, request)
+            if as_json:
+                logs.print_json(console, found)
+                return
+            console.print(logs.render_send_logs([found.send_log], wide=is_wide(console)))
+            console.print()
+            console.print(logs.render_timeline(found.timeline))
+
+    run(work())
+
+
+@campaign.command("list")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
+@json_option
+@target_options
+def show_list(limit: int, as_json: bool, **where: Any) -> None:
+    """Lists deliveries, newest first."""
+
+    async def work() -> None:
+        console = open_console()
+        async with connect(Target(**where)) as client:
+            found = await logs.read_deliveries(client, limit)
+        if as_json:
+            for each in found:
+                logs.print_json(console, each)
+        else:
+            console.print(logs.render_deliveries(found))
+
+    run(work())
+
+
+@campaign.command()
+@click.argument("delivery_id", metavar="ID")
+@json_option
+@target_options
+def kpis(delivery_id: str, as_json: bool, **where: Any) -> None:
+    """Shows the KPIs of a delivery once, in both modes."""
+
+    async def work() -> None:
+        console = open_console()
+        async with connect(Target(**where)) as client:
+            request = pb.GetKpisRequest(delivery_id=delivery_id)
+            found = (await client.call(client.stub.GetKpis, request)).kpis
+        if as_json:
+            logs.print_json(console, found)
+        else:
+            console.print(render_kpis(found))
+            console.print()
+            console.print(render_modes(found))
+
+    run(work())
+
+
+@campaign.command()
+@click.argument("delivery_id", metavar="ID")
+@json_option
+@target_options
+def statistics(delivery_id: str, as_json: bool, **where: Any) -> None:
+    """Recounts send logs, opens and clicks, and tells the drift of the counters."""
+
+    async def work() -> None:
+        console = open_console()
+        async with connect(Target(**where)) as client:
+            request = pb.ComputeStatisticsRequest(delivery_id=delivery_id)
+            found = await client.call(client.stub.ComputeStatistics, request)
+        if as_json:
+            logs.print_json(console, found)
+        else:
+            console.print(render_kpis(found.kpis))
+            console.print(f"Recounted {plural(found.recounted, 'send log')}; drift {found.drift}.", highlight=False)
+
+    run(work())
+
+
+@campaign.command()
+@data_option
+@click.option("--role", "roles", type=ROLE, multiple=True, required=True, help="May be repeated.")
+@click.option("--subject", help="Whom the token names.  [default: you]")
+@click.option("--hours", type=click.FloatRange(0, min_open=True), default=24.0, show_default=True)
+def token(folder: Path, roles: tuple[str, ...], subject: str | None, hours: float) -> None:
+    """Prints a token for development."""
+    from campaign_cli.credentials import sign_token
+
+    async def work() -> None:
+        click.echo(sign_token(folder, subject, roles, hours * 3_600))
+
+    run(work())
+
+
+@campaign.command()
+@click.option("--recipients", type=click.IntRange(1), default=20_000, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed, the same fates.")
+@click.option("--mode", type=MODE, default="with-efs", show_default=True)
+@json_option
+def demo(recipients: int, seed: int, mode: str, as_json: bool) -> None:
+    """Sends through an MTA that misbehaves, and compares the figures with the truth."""
+    from campaign_cli.demo import DemoOptions, run_demo
+
+    options = DemoOptions(recipients=recipients, seed=seed, mode=MODES[mode])
+
+    async def work() -> None:
+        result = await run_demo(options, open_console())
+        if as_json:
+            click.echo(json.dumps(result.as_json()))
+        if not result.is_exact:
+            sys.exit(1)
+
+    run(work())
+
+
+def _read_text(value: str | None) -> str:
+    """The value itself, or with @ before it the content of the file that it names."""
+    if value is None or not value.startswith("@"):
+        return value or ""
+    try:
+        return Path(value[1:]).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{value[1:]} can't be read: {error}") from None
