@@ -93,10 +93,10 @@ class TokenVerifier:
 
     def verify(self, token: str) -> Caller:
         """The caller that `token` proves."""
-        if len(token) > TOKEN_BYTES_MAX:
-            raise Unauthenticated(f"the token is longer than {TOKEN_BYTES_MAX} bytes: send the issued one, unchanged")
+        if len(token) > TOKEN_BYTES_MAX or not token.isascii():
+            raise Unauthenticated(f"a token is ASCII and has at most {TOKEN_BYTES_MAX} bytes: send it as it was issued")
         now_us = self._clock.now_us()
-        key = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        key = hashlib.sha256(token.encode()).digest()
         if (known := self._cache.get(key)) is not None:
             found, last_us = known
             self._cache.move_to_end(key)
@@ -116,13 +116,13 @@ class TokenVerifier:
         # Times are left to us, since PyJWT reads the machine's clock. The list of algorithms is closed: "none" and HMAC
         # with the public key as secret are the classic ways in.
         options: Any = {"require": ["exp", "sub", "aud"], "verify_exp": False, "verify_nbf": False, "verify_iat": False}
-        failure: jwt.InvalidTokenError | None = None
+        failure: Exception | None = None
         for public_key in self._keys:
             try:
                 return jwt.decode(token, public_key, algorithms=[ALGORITHM], audience=self._audience, options=options)
             except jwt.InvalidSignatureError as error:
                 failure = error
-            except jwt.InvalidTokenError as error:
+            except (jwt.PyJWTError, ValueError, RecursionError) as error:  # the last two: JSON made to break parsers
                 failure = error
                 break  # another key would not make the rest of the token right
         raise Unauthenticated(
