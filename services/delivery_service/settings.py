@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     slots_per_delivery: int = Field(8, ge=1, le=1_024)
     """Counter slots of a delivery prepared from now on: as many writers can work on it at once."""
     preparation_recipients_per_step: int = Field(50 * 1_024, ge=1_024)
-    preparation_lease_seconds: float = Field(120.0, gt=0)
+    preparation_lease_seconds: float = Field(30.0, gt=0)
     worker_poll_seconds: float = Field(0.2, gt=0)
     """How often workers look for deliveries to prepare, start or relay, beyond being woken."""
 
@@ -78,6 +78,8 @@ class Settings(BaseSettings):
     relay_parts_in_flight_max: int = Field(8, ge=1)
     """Parts of 1,024 recipients that this process relays at once: bounds memory and in-flight messages."""
     relay_batch_size_max: int = Field(512, ge=1, le=1_000)
+    relay_batch_bytes_max: int = Field(1024 * 1024, ge=64 * 1024, le=2 * 1024 * 1024)
+    """A batch must fit into one gRPC message, whatever the attributes."""
     relay_lease_seconds: float = Field(60.0, gt=1)
     relay_answer_timeout_seconds: float = Field(300.0, gt=0)
     relay_retry_seconds: float = Field(2.0, gt=0)

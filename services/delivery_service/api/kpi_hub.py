@@ -104,6 +104,7 @@ class KpiHub:
         self._topics: dict[int, _Topic] = {}
         self._touched: set[int] = set()
         self._wake = asyncio.Event()
+        self._first_load = asyncio.Lock()
         self._watchers = 0
         self.sources_connected = 0
 
@@ -122,8 +123,10 @@ class KpiHub:
     async def watch(self, delivery_ids: list[int], min_interval_seconds: float) -> AsyncIterator[bytes]:
         """The serialised messages of one stream. DeliveryNotFound, LimitReached."""
         with self._subscription(delivery_ids, min_interval_seconds) as watcher:
-            unknown = [delivery_id for delivery_id in delivery_ids if not self._topics[delivery_id].payload]
-            await self._load(unknown)
+            # One after the other: of ten thousand watchers that come at once, the first one reads for all.
+            async with self._first_load:
+                unknown = [delivery_id for delivery_id in delivery_ids if not self._topics[delivery_id].payload]
+                await self._load(unknown)
             for delivery_id in unknown:
                 if not self._topics[delivery_id].payload:
                     raise DeliveryNotFound(delivery_id)
@@ -217,7 +220,7 @@ class KpiHub:
                 return
             loop = asyncio.get_running_loop()
             end = loop.time() + _WAVE_SECONDS_MAX
-            # noqa below: there are fifty events to wait for, and half of them are enough.
+            # There are fifty events to wait for, and half of them are enough.
             while loop.time() < end and 2 * sum(w.busy or w.event.is_set() for w in wave) > len(wave):  # noqa: ASYNC110
                 await asyncio.sleep(0)  # fifty events to wait for, and half of them are enough
 

@@ -96,11 +96,11 @@ class ApplyWriter:
             return await self._apply(columns)
 
     async def _apply(self, columns: ObservationColumns) -> Refused:
-        await self._learn_slot_counts(set(columns.delivery_ids))
+        slot_counts = await self._slot_counts_of(set(columns.delivery_ids))
         unknown: list[int] = []
         indexes_by_writer: list[list[int]] = [[] for _ in self._writers]
         slots_by_writer: list[list[int]] = [[] for _ in self._writers]
-        slot_counts, writers = self._slot_counts, len(self._writers)
+        writers = len(self._writers)
         for index, (delivery_id, recipient) in enumerate(zip(columns.delivery_ids, columns.recipients, strict=True)):
             slot_count = slot_counts.get(delivery_id)
             if slot_count is None:
@@ -124,14 +124,17 @@ class ApplyWriter:
             unknown += [piece.indexes[i] for i in piece.unknown]
         return Refused(sorted(unknown), sorted(piece.indexes[i] for piece in pieces for i in piece.malformed))
 
-    async def _learn_slot_counts(self, delivery_ids: set[int]) -> None:
-        """Reads the slot counts that are not known yet. They never change once a delivery was prepared."""
-        missing = [delivery_id for delivery_id in delivery_ids if delivery_id not in self._slot_counts]
+    async def _slot_counts_of(self, delivery_ids: set[int]) -> dict[int, int]:
+        """The slot counts of those that exist and have been started; cached, for they never change any more."""
+        found = {known: self._slot_counts[known] for known in delivery_ids if known in self._slot_counts}
+        missing = [delivery_id for delivery_id in delivery_ids if delivery_id not in found]
         if missing:
-            for row in await self._pool.fetch(query("slot_counts"), missing):
-                self._slot_counts[row["delivery_id"]] = row["slot_count"]
-            while len(self._slot_counts) > max(_SLOT_COUNTS_CACHED_MAX, len(delivery_ids)):
+            rows = await self._pool.fetch(query("slot_counts_started"), missing)
+            found |= {row["delivery_id"]: row["slot_count"] for row in rows}
+            self._slot_counts |= found
+            while len(self._slot_counts) > _SLOT_COUNTS_CACHED_MAX:
                 self._slot_counts.popitem(last=False)
+        return found
 
 
 class _Writer:

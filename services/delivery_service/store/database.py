@@ -7,6 +7,8 @@ import asyncpg
 
 from delivery_service.store.migrate import migrations, schema_version
 
+_ANSWER_MARGIN_SECONDS: Final = 5.0
+
 UNAVAILABLE_ERRORS: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
@@ -81,6 +83,8 @@ async def connect_writer(settings: DatabaseSettings) -> asyncpg.Connection:
     return await asyncpg.connect(
         settings.dsn,
         timeout=settings.connect_timeout_seconds,
+        # The server's own limit comes first; this one is for a server that no longer answers.
+        command_timeout=settings.statement_timeout_seconds + _ANSWER_MARGIN_SECONDS,
         server_settings={
             **settings.session(settings.statement_timeout_seconds),
             "plan_cache_mode": "force_generic_plan",

@@ -1,10 +1,12 @@
 """KPIs from Postgres: counters and slot revisions in one statement, so one exact point of the log."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from delivery_service.domain.kpis import Counts, DeliveryKpis, Engagement, EngagementRates
 from delivery_service.domain.lifecycle import Channel, DeliveryState
@@ -40,18 +42,23 @@ class KpiStore:
 
     async def compute_statistics(self, delivery_id: int, now: datetime) -> Recount | None:
         """Recounts rows against counters and repairs a drift. None: another run holds the delivery."""
-        async with self._pool.acquire() as connection, connection.transaction():
-            timeout_ms = int(self._long_statement_timeout_seconds * 1_000)
-            await connection.execute("select set_config('statement_timeout', $1, true)", str(timeout_ms))
-            (delivery,) = await connection.fetch(query("slot_counts"), [delivery_id])
-            row = await connection.fetchrow(query("compute_statistics"), delivery_id, delivery["slot_count"], now)
+        async with self._long_transaction() as connection:
+            slot_count = await connection.fetchval(query("slot_count"), delivery_id)
+            row = await connection.fetchrow(query("compute_statistics"), delivery_id, slot_count, now)
         return Recount(row["drift"], row["recounted"]) if row is not None else None
 
     async def refresh_engagement(self, delivery_id: int, now: datetime) -> None:
         """Counts opens and clicks anew."""
-        await self._pool.execute(
-            query("refresh_engagement"), delivery_id, now, timeout=self._long_statement_timeout_seconds
-        )
+        async with self._long_transaction() as connection:
+            await connection.execute(query("refresh_engagement"), delivery_id, now)
+
+    @asynccontextmanager
+    async def _long_transaction(self) -> AsyncIterator[PoolConnectionProxy]:
+        """A transaction whose statements may take long: they read all rows of a delivery."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            timeout_ms = int(self._long_statement_timeout_seconds * 1_000)
+            await connection.execute("select set_config('statement_timeout', $1, true)", str(timeout_ms))
+            yield connection
 
     async def stale_engagement(self, counted_before: datetime, limit: int) -> list[int]:
         """Deliveries whose opens and clicks changed since they were counted, if that was before this time."""

@@ -93,7 +93,7 @@ class Recipients:
                 chain_audience_digest(draft["audience_digest"], chunk),
                 after,
                 now,
-                state is DeliveryState.READY,
+                state is not DeliveryState.EDITING,
             )
             assert progress is not None  # the delivery is locked
             return UploadProgress(number, progress["added_count"], progress["recipient_count"])

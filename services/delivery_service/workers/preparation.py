@@ -7,7 +7,6 @@ where a crashed one stopped. A worker that lost its lease can do no harm: every 
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -69,15 +68,15 @@ class PreparationWorker:
                 await self._run(preparation, await self._deliveries.get(delivery_id), token, through)
             finally:
                 renewing.cancel()
-                with suppress(asyncio.CancelledError):
-                    await renewing
+                await asyncio.gather(renewing, return_exceptions=True)
         finally:
             await close_quietly(connection)
         self._changed(delivery_id)
         return True
 
     async def _run(self, preparation: Preparation, delivery: Delivery, token: UUID, through: int) -> None:
-        errors = control_errors(delivery)
+        # In a thread: a large template takes long to compile, and watchers must not wait for it.
+        errors = await asyncio.to_thread(control_errors, delivery)
         if errors:
             await preparation.fail(delivery.delivery_id, token, self._failed_plan(delivery, errors), self._clock.now())
             self._metrics.prepared.labels("failed").inc()

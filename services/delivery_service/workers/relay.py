@@ -39,6 +39,8 @@ from service_runtime.clock import Clock, to_microseconds
 log = logging.getLogger(__name__)
 
 _LISTED_MAX: Final = 1_000
+_MESSAGE_OVERHEAD_BYTES: Final = 100
+"""More than the message id, the deadline and the framing take."""
 _DIAGNOSTIC_CHARACTERS_MAX: Final = 1_000
 _ENHANCED_CODE_CHARACTERS_MAX: Final = 20
 
@@ -123,10 +125,15 @@ class RelayWorker:
         available_after = timedelta()
         try:
             rows = await self._parts.read(claim)
-            size = self._settings.relay_batch_size_max
-            batches = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
-            waits = await asyncio.gather(*(self._relay_batch(delivery, batch) for batch in batches))
-            available_after = max(waits, default=timedelta())
+            batches = _batches(rows, self._settings.relay_batch_size_max, self._settings.relay_batch_bytes_max)
+            # All are waited for before an error counts: none may go on behind the part's back.
+            ended = await asyncio.gather(
+                *(self._relay_batch(delivery, batch) for batch in batches), return_exceptions=True
+            )
+            for error in ended:
+                if isinstance(error, BaseException):
+                    raise error
+            available_after = max((wait for wait in ended if isinstance(wait, timedelta)), default=timedelta())
             self._failures = 0
         except RelayBroken as error:
             self._failures += 1
@@ -190,6 +197,20 @@ class RelayWorker:
         verdicts = list(answer.verdicts)
         for verdict in set(verdicts):
             self._metrics.relayed.labels(pb.RelayVerdict.Name(verdict)).inc(verdicts.count(verdict))
+
+
+def _batches(rows: list[asyncpg.Record], size_max: int, bytes_max: int) -> list[list[asyncpg.Record]]:
+    """Splits a part into batches that fit into one message, whatever its recipients' attributes."""
+    batches: list[list[asyncpg.Record]] = []
+    used = 0
+    for row in rows:
+        size = len(row["attributes"].encode()) + len(row["address"].encode()) + _MESSAGE_OVERHEAD_BYTES
+        if not batches or len(batches[-1]) == size_max or used + size > bytes_max:
+            batches.append([])
+            used = 0
+        batches[-1].append(row)
+        used += size
+    return batches
 
 
 def _template(delivery: Delivery) -> pb.RelayTemplate:

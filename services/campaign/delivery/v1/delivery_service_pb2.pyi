@@ -162,7 +162,7 @@ class ListDeliveriesResponse(_message.Message):
     """For the next page; empty: this was the last."""
     @_builtins.property
     def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[_delivery_pb2.Delivery]:
-        """Newest first."""
+        """Newest first, without content.html and content.text."""
 
     def __init__(
         self,

@@ -132,7 +132,7 @@ class DeliveryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDeliveries(self, request, context):
-        """Lists deliveries, newest first.
+        """Lists deliveries, newest first; without content.html and content.text, which GetDelivery has.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

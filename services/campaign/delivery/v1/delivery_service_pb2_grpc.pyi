@@ -25,7 +25,7 @@ class DeliveryServiceStub:
     GetDelivery: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.GetDeliveryRequest, _delivery_service_pb2.GetDeliveryResponse]
     """Gets one delivery, with its plan and confirmation. Errors: NOT_FOUND."""
     ListDeliveries: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.ListDeliveriesRequest, _delivery_service_pb2.ListDeliveriesResponse]
-    """Lists deliveries, newest first."""
+    """Lists deliveries, newest first; without content.html and content.text, which GetDelivery has."""
     UpdateDelivery: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.UpdateDeliveryRequest, _delivery_service_pb2.UpdateDeliveryResponse]
     """Changes a draft. A change of content, mode or validity takes READY and PREPARATION_FAILED back to EDITING: prepare
     again. The label may change in any state. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE;
@@ -104,7 +104,7 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_service_pb2.ListDeliveriesRequest,
         context: _aio.ServicerContext[_delivery_service_pb2.ListDeliveriesRequest, _abc.Awaitable[_delivery_service_pb2.ListDeliveriesResponse]],
     ) -> _abc.Awaitable[_delivery_service_pb2.ListDeliveriesResponse]:
-        """Lists deliveries, newest first."""
+        """Lists deliveries, newest first; without content.html and content.text, which GetDelivery has."""
 
     @_abc_1.abstractmethod
     def UpdateDelivery(

@@ -59,19 +59,24 @@ end $$;
 create function finish_preparation (
     p_delivery_id bigint, p_token uuid, p_slot_count smallint, p_plan jsonb, p_now timestamptz
 ) returns boolean language plpgsql as $$
+declare
+    v_slot_count smallint;
 begin
     update delivery
-    set state = 4, version = version + 1, update_time = p_now, plan = p_plan, slot_count = p_slot_count,
+    set state = 4, version = version + 1, update_time = p_now, plan = p_plan,
+        -- Frozen by the first preparation: recipients and revisions stay in their slots.
+        slot_count = case slot_count when 0 then p_slot_count else slot_count end,
         preparation_token = null, preparation_lease_time = null
-    where delivery_id = p_delivery_id and preparation_token = p_token and state = 2;
+    where delivery_id = p_delivery_id and preparation_token = p_token and state = 2
+    returning slot_count into v_slot_count;
     if not found then
         return false;
     end if;
     -- The revisions go on from where they are: watchers rely on a sum that only grows.
     insert into delivery_counter as c (delivery_id, slot, revision, prepared, commit_time)
     select p_delivery_id, s.slot, 1, coalesce(sum(p.prepared_count), 0), p_now
-    from generate_series(0, p_slot_count - 1) as s (slot)
-    left join relay_part p on p.delivery_id = p_delivery_id and p.part % p_slot_count = s.slot
+    from generate_series(0, v_slot_count - 1) as s (slot)
+    left join relay_part p on p.delivery_id = p_delivery_id and p.part % v_slot_count = s.slot
     group by s.slot order by s.slot
     on conflict (delivery_id, slot) do update
     set revision = c.revision + 1, prepared = excluded.prepared, commit_time = p_now;

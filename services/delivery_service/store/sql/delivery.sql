@@ -21,8 +21,11 @@ left join confirmation c on c.delivery_id = d.delivery_id and c.request_id = d.c
 where d.delivery_id = $1;
 
 -- name: list_deliveries
--- Newest first, below the id of the previous page's last.
-select d.*, c.plan_digest as confirm_plan_digest, c.confirmer, c.confirm_time
+-- Newest first, below the id of the previous page's last. Without the bodies: a page of them would be hundreds of MB.
+select d.delivery_id, d.label, d.channel, d.feedback_mode, d.subject, '' as html, '' as body_text, d.from_address,
+    d.from_name, d.reply_to_address, d.validity_period, d.state, d.version, d.creator, d.create_time, d.update_time,
+    d.recipient_count, d.audience_digest, d.preparer, d.plan, d.confirm_request_id, d.start_time, d.finish_time,
+    d.validity_end_time, c.plan_digest as confirm_plan_digest, c.confirmer, c.confirm_time
 from delivery d
 left join confirmation c on c.delivery_id = d.delivery_id and c.request_id = d.confirm_request_id
 where d.delivery_id < $1 and (cardinality($2::smallint[]) = 0 or d.state = any ($2::smallint[]))
@@ -114,5 +117,10 @@ returning c.delivery_id;
 -- What a worker may have to do.
 select delivery_id from delivery where state = $1 and state in (2, 5, 6) order by delivery_id limit $2;
 
--- name: slot_counts
-select delivery_id, slot_count from delivery where delivery_id = any ($1::bigint[]) and slot_count > 0;
+-- name: slot_counts_started
+-- Of those that have been started: before that nothing has left, so nothing can be reported; and from then on the slot
+-- count never changes.
+select delivery_id, slot_count from delivery where delivery_id = any ($1::bigint[]) and state >= 6;
+
+-- name: slot_count
+select slot_count from delivery where delivery_id = $1;

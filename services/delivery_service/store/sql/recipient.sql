@@ -17,7 +17,7 @@ with changed as (
     where delivery_id = $1
     returning delivery_id, recipient_count
 ), uncounted as (
-    -- Only a delivery that was READY has counters to take back.
+    -- The state has changed, and a delivery that was READY has counters to take back.
     update delivery_counter c set revision = c.revision + 1, commit_time = $7, prepared = 0
     from changed d where c.delivery_id = d.delivery_id and $8::boolean
 )
