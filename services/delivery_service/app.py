@@ -34,6 +34,7 @@ from delivery_service.workers.engagement import EngagementWorker
 from delivery_service.workers.poll import PollLoop
 from delivery_service.workers.preparation import PreparationWorker
 from delivery_service.workers.relay import RelayWorker
+from delivery_service.workers.relay_stream import RelayCall
 from delivery_service.workers.start import StartWorker
 from service_runtime.access import AccessPolicy, TokenVerifier, required_roles
 from service_runtime.admin_http import AdminHttp
@@ -121,13 +122,18 @@ class App:
         self._tasks.start("watch-feed", hub.run())
         self._tasks.start("feedback-sources", hub.run_sources())
 
-        channel = open_channel(settings.relay_target, TokenFile(settings.token_file))
+        token = TokenFile(settings.token_file)
+        channel = open_channel(settings.relay_target, None)
         self._closing.append(channel.close)
+
+        def open_relay_call() -> RelayCall:
+            # Not by an interceptor: those put a queue and a task between us and the stream.
+            metadata = (("authorization", f"Bearer {token.token()}"),)
+            return RelayServiceStub(channel).Relay(metadata=metadata)
+
         holder = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
         parts = RelayParts(pool, holder, timedelta(seconds=settings.relay_lease_seconds))
-        relay = RelayWorker(
-            deliveries, parts, RelayServiceStub(channel), writer, settings, clock, metrics, self._changed
-        )
+        relay = RelayWorker(deliveries, parts, open_relay_call, writer, settings, clock, metrics, self._changed)
         self._closing.append(relay.close)
         self._tasks.start("relay-leases", relay.run_leases())
         preparation = PreparationWorker(deliveries, database, settings, clock, metrics, self._changed)

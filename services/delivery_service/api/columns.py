@@ -11,13 +11,11 @@ from typing import Final, TypeVar
 from campaign.delivery.v1 import observation_service_pb2 as pb
 from delivery_service.convert import OUTCOME_OFFSET
 from delivery_service.domain.identifiers import parse_message_id
-from delivery_service.domain.outcome import FailureType, Outcome, Reason
+from delivery_service.domain.outcome import EVENT_TIME_US_MAX, EVENT_TIME_US_MIN, FailureType, Outcome, Reason
 from delivery_service.store.feedback import DeadLetter, TrackingColumns
 from delivery_service.store.observations import ObservationColumns
 from service_runtime.problems import InvalidInput
 
-EVENT_TIME_US_MIN: Final = 946_684_800_000_000  # 2000-01-01
-EVENT_TIME_US_MAX: Final = 4_102_444_800_000_000  # 2100-01-01
 DIAGNOSTIC_CHARACTERS_MAX: Final = 1_000
 ENHANCED_CODE_CHARACTERS_MAX: Final = 20
 URL_CHARACTERS_MAX: Final = 2_000

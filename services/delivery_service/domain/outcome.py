@@ -47,6 +47,10 @@ class Reason(IntEnum):
     NOT_RENDERED = 9
 
 
+EVENT_TIME_US_MIN: Final = 946_684_800_000_000
+EVENT_TIME_US_MAX: Final = 4_102_444_800_000_000
+"""2000-01-01 and 2100-01-01 in microseconds since the epoch: a time outside is refused as absurd."""
+
 FAILING: Final = frozenset({Outcome.DEFERRED, Outcome.EXPIRED, Outcome.BOUNCED})
 """Outcomes that have a failure type. The others never do."""
 

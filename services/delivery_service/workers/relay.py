@@ -20,12 +20,17 @@ import orjson
 
 from campaign.delivery.v1 import delivery_pb2
 from campaign.mta.v1 import relay_service_pb2 as pb
-from campaign.mta.v1.relay_service_pb2_grpc import RelayServiceStub
 from delivery_service.convert import content_to_pb
 from delivery_service.domain.delivery import VALIDITY_MAX, Delivery
 from delivery_service.domain.identifiers import message_id
 from delivery_service.domain.lifecycle import DeliveryState
-from delivery_service.domain.outcome import FailureType, Outcome, Reason
+from delivery_service.domain.outcome import (
+    EVENT_TIME_US_MAX,
+    EVENT_TIME_US_MIN,
+    FailureType,
+    Outcome,
+    Reason,
+)
 from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings
 from delivery_service.store.apply_writer import ApplyWriter
@@ -33,12 +38,14 @@ from delivery_service.store.database import RETRYABLE_ERRORS, UNAVAILABLE_ERRORS
 from delivery_service.store.deliveries import Deliveries
 from delivery_service.store.observations import ObservationColumns
 from delivery_service.store.relay_parts import Claim, RelayParts
-from delivery_service.workers.relay_stream import RelayBroken, RelayStream
+from delivery_service.workers.relay_stream import RelayBroken, RelayCall, RelayStream
 from service_runtime.clock import Clock, to_microseconds
 
 log = logging.getLogger(__name__)
 
 _LISTED_MAX: Final = 1_000
+_FAILURE_TYPES: Final = frozenset(int(kind) for kind in FailureType)
+_REASONS: Final = frozenset(int(reason) for reason in Reason)
 _MESSAGE_OVERHEAD_BYTES: Final = 100
 """More than the message id, the deadline and the framing take."""
 _DIAGNOSTIC_CHARACTERS_MAX: Final = 1_000
@@ -52,7 +59,7 @@ class RelayWorker:
         self,
         deliveries: Deliveries,
         parts: RelayParts,
-        stub: RelayServiceStub,
+        open_call: Callable[[], RelayCall],
         writer: ApplyWriter,
         settings: Settings,
         clock: Clock,
@@ -61,7 +68,7 @@ class RelayWorker:
     ) -> None:
         self._deliveries = deliveries
         self._parts = parts
-        self._stub = stub
+        self._open_call = open_call
         self._writer = writer
         self._settings = settings
         self._clock = clock
@@ -88,7 +95,7 @@ class RelayWorker:
                 for claim in claims:
                     task = asyncio.create_task(self._relay_part(delivery, claim), name=f"relay-part-{claim.part}")
                     self._in_flight[task] = claim
-                    task.add_done_callback(self._in_flight.pop)
+                    task.add_done_callback(self._part_ended)
             elif all(claim.delivery_id != delivery_id for claim in self._in_flight.values()) and (
                 await self._deliveries.finish(delivery_id, self._clock.now())
             ):
@@ -119,6 +126,16 @@ class RelayWorker:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._stream is not None:
             await self._stream.close()
+
+    def _part_ended(self, task: asyncio.Task[None]) -> None:
+        claim = self._in_flight.pop(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A defect. The part's lease ends by itself, and it is tried again.
+            log.error(
+                "a part failed",
+                extra={"action": "relay", "delivery_id": claim.delivery_id, "part": claim.part},
+                exc_info=error,
+            )
 
     async def _relay_part(self, delivery: Delivery, claim: Claim) -> None:
         """Relays one claimed part, and releases it: done, or free again after a back-off."""
@@ -164,8 +181,7 @@ class RelayWorker:
             for row in rows
         ]
         answer = await self._open_stream().relay(delivery.delivery_id, lambda: _template(delivery), messages)
-        if not len(answer.verdicts) == len(answer.answer_times_us) == len(rows):
-            raise RelayBroken(f"the MTA side answered {len(answer.verdicts)} of {len(rows)} messages")
+        _require_sound(answer, len(rows))
         columns, put_off = _observations(delivery.delivery_id, rows, answer)
         if len(columns):
             await self._writer.apply(columns)
@@ -178,7 +194,7 @@ class RelayWorker:
 
     def _open_stream(self) -> RelayStream:
         if self._stream is None or self._stream.broken:
-            self._stream = RelayStream(self._stub, self._settings.relay_answer_timeout_seconds)
+            self._stream = RelayStream(self._open_call(), self._settings.relay_answer_timeout_seconds)
         return self._stream
 
     def _deadline_us(self, delivery: Delivery) -> int:
@@ -219,6 +235,22 @@ def _template(delivery: Delivery) -> pb.RelayTemplate:
         channel=delivery_pb2.Channel.ValueType(delivery.channel),
         content=content_to_pb(delivery.content),
     )
+
+
+def _require_sound(answer: pb.RelayResponse, size: int) -> None:
+    """RelayBroken if an answer is not what the contract says: nothing of it is taken then."""
+    if not len(answer.verdicts) == len(answer.answer_times_us) == size:
+        raise RelayBroken(f"the MTA side answered {len(answer.verdicts)} of {size} messages")
+    if (
+        size
+        and not EVENT_TIME_US_MIN <= min(answer.answer_times_us) <= max(answer.answer_times_us) <= EVENT_TIME_US_MAX
+    ):
+        raise RelayBroken("the MTA side answered with a time before 2000 or after 2100")
+    for refusal in answer.refusals:
+        if refusal.failure_type not in _FAILURE_TYPES or refusal.reason not in _REASONS:
+            raise RelayBroken(
+                f"the MTA side answered with failure type {refusal.failure_type}, reason {refusal.reason}"
+            )
 
 
 def _observations(

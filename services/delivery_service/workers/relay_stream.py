@@ -3,12 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import TypeAlias
 
 import grpc
 import grpc.aio
 
 from campaign.mta.v1 import relay_service_pb2 as pb
-from campaign.mta.v1.relay_service_pb2_grpc import RelayServiceStub
+
+RelayCall: TypeAlias = "grpc.aio.StreamStreamCall[pb.RelayRequest, pb.RelayResponse]"
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +23,8 @@ class RelayStream:
     """Lives from `start` to its first failure or `close`; then a new one is opened. Writes are one at a time: two
     concurrent writes on one stream fail."""
 
-    def __init__(self, stub: RelayServiceStub, answer_timeout_seconds: float) -> None:
-        self._call = stub.Relay()
+    def __init__(self, call: RelayCall, answer_timeout_seconds: float) -> None:
+        self._call = call
         self._answer_timeout_seconds = answer_timeout_seconds
         self._writing = asyncio.Lock()
         self._sequence = 0
