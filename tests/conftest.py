@@ -42,7 +42,7 @@ async def no_leaked_task() -> AsyncIterator[None]:
         for task in asyncio.all_tasks() - before - {asyncio.current_task()}
         # A running server makes one for each call it takes. It may belong to a fixture of several tests, and cancelling
         # it would crash the interpreter.
-        if not repr(task.get_coro()).startswith("<coroutine object AioServer.")
+        if not getattr(task.get_coro(), "__qualname__", "").startswith("AioServer.")
     }
     if leaked:
         _, leaked = await asyncio.wait(leaked, timeout=LEAK_GRACE_SECONDS)

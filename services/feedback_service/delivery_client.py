@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 
 SOURCES_REPORTED_MAX = 1_000
 REPLICA_ID_CHARACTERS_MAX = 200
-_DEFECTS = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL)
+# Not INTERNAL: grpc reports that as well when a write meets the end of a stream.
+_DEFECTS = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED)
 
 ApplyCall: TypeAlias = grpc.aio.StreamStreamCall[observation_pb.ApplyRequest, observation_pb.ApplyResponse]
 
@@ -75,7 +76,7 @@ class DeliveryClient:
         self._work = asyncio.Event()
         self._sources: Counter[str] = Counter()
         self._report_due = False
-        self._acked_in_session = False
+        self._acked_since_open = False
         self.is_connected = False
 
     def add(self, client_batch: ClientBatch, events: Sequence[feedback_pb.MtaEvent]) -> None:
@@ -142,16 +143,16 @@ class DeliveryClient:
         settings = self._settings
         waits = backoff.delays(settings.reconnect_seconds_min, settings.reconnect_seconds_max, self._random)
         while True:
-            self._acked_in_session = False
+            self._acked_since_open = False
             code, details = await self._stream_once()
             self._metrics.apply_streams_ended.labels(code.name).inc()
             extra = {"action": "apply_observations", "code": code.name, "details": details}
             if code in _DEFECTS:
-                log.error("DeliveryService refuses what it is sent %s", extra, extra=extra)
+                log.error("DeliveryService refuses what it is sent", extra=extra)
                 await self._clock.sleep(settings.defect_pause_seconds)
                 continue
             log.warning("the stream to DeliveryService ended", extra=extra)
-            if self._acked_in_session:
+            if self._acked_since_open:
                 waits = backoff.delays(settings.reconnect_seconds_min, settings.reconnect_seconds_max, self._random)
             await self._clock.sleep(next(waits))
 
@@ -190,6 +191,7 @@ class DeliveryClient:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._write(call, max(terms.outstanding_batches_max, 1), max(terms.batch_size_max, 1)))
             group.create_task(self._read(call))
+            group.create_task(self._watch())
 
     async def _set_connected(self, value: bool) -> None:
         if value != self.is_connected:
@@ -244,6 +246,15 @@ class DeliveryClient:
             self._commit(batch)
         return None
 
+    async def _watch(self) -> None:
+        """Ends the stream if DeliveryService lives and yet never answers: another replica may."""
+        limit_seconds = self._settings.ack_seconds_max
+        while True:
+            await self._clock.sleep(limit_seconds / 4)
+            if self._in_flight and self._clock.monotonic() - self._in_flight[0].sent_seconds > limit_seconds:
+                log.warning("DeliveryService does not acknowledge", extra={"action": "apply_observations"})
+                raise _StreamEnded
+
     async def _read(self, call: ApplyCall) -> None:
         while True:
             response: Any = await call.read()
@@ -260,7 +271,7 @@ class DeliveryClient:
             self._metrics.apply_seconds.observe(now_seconds - piece.sent_seconds)
             if piece.completes:
                 self._commit(piece.batch)
-        self._acked_in_session = True
+        self._acked_since_open = True
         self._work.set()
 
     def _note_rejections(self, piece: Piece, ack: observation_pb.ApplyAck) -> None:

@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     """How long a batch that is not full waits for more."""
     source_report_seconds: float = Field(5.0, gt=0)
     """How often DeliveryService is told which sources are connected, besides when that changes."""
+    ack_seconds_max: float = Field(60.0, gt=0)
+    """How long a batch may wait for DeliveryService's ack before the stream is given up and opened again."""
     reconnect_seconds_min: float = Field(0.1, gt=0)
     reconnect_seconds_max: float = Field(3.0, gt=0)
     """The first and the largest ceiling of the jittered wait before DeliveryService is tried again."""

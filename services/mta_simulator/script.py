@@ -11,6 +11,8 @@ A tag in the local part forces a fate, so that a test or a demo can ask for one:
     +oob       delivered, then bounced after all (out of band)
     +silent    accepted, and never heard of again
     +later     put off by the relay twice, then delivered
+
+A message's deadline is not looked at: unless the time scale is large, every fate is complete long before.
 """
 
 from dataclasses import dataclass, fields

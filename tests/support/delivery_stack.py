@@ -168,6 +168,11 @@ class DeliveryStack:
         async with self.apply_stream() as stream:
             return await stream.send(batch_of(observations))
 
+    async def track(self, *facts: "Fact") -> observation_pb.ApplyAck:
+        """Applies these tracking facts in one batch."""
+        async with self.apply_stream() as stream:
+            return await stream.send(facts_of(facts))
+
 
 @dataclass(frozen=True)
 class Observed:
@@ -199,6 +204,28 @@ def batch_of(observed: Iterable[Observed]) -> observation_pb.ObservationBatch:
         rows.attempts.append(one.attempt)
         rows.sources.append(0)
     return observation_pb.ObservationBatch(rules_version=1, source_ids=["mta-1"], observations=rows)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One tracking fact as a test writes it."""
+
+    message_id: str
+    kind: "send_log_pb2.TimelineEntryKind.ValueType" = send_log_pb2.TIMELINE_ENTRY_KIND_OPEN
+    event_time_us: int = 1_790_000_200_000_000
+    url: str = ""
+
+
+def facts_of(facts: Iterable[Fact]) -> observation_pb.ObservationBatch:
+    """The columns of some tracking facts."""
+    rows = observation_pb.TrackingFacts()
+    for fact in facts:
+        rows.message_ids.append(fact.message_id)
+        rows.kinds.append(fact.kind)
+        rows.event_times_us.append(fact.event_time_us)
+        rows.urls.append(fact.url)
+        rows.sources.append(0)
+    return observation_pb.ObservationBatch(rules_version=1, source_ids=["mta-1"], tracking_facts=rows)
 
 
 def people(number: int, first: int = 1) -> list[pb.NewRecipient]:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import grpc.aio
 
 from campaign.mta.v1 import relay_service_pb2 as pb
@@ -25,7 +26,11 @@ LATER = Answer(pb.RELAY_VERDICT_TRY_LATER)
 
 
 class MtaSide(RelayServiceServicer):
-    """Answers by `decide`; keeps a journal as the contract asks. `held` stops it from answering."""
+    """Answers by `decide`; keeps a journal as the contract asks.
+
+    `open` cleared keeps it from answering, `reading` cleared from reading new streams. The next `cuts` batches are taken,
+    and their streams cut instead of answered.
+    """
 
     def __init__(self) -> None:
         self.decide: Callable[[pb.RelayMessage], Answer] = lambda _: ACCEPT
@@ -36,6 +41,9 @@ class MtaSide(RelayServiceServicer):
         self.templates: list[pb.RelayTemplate] = []
         self.open = asyncio.Event()
         self.open.set()
+        self.reading = asyncio.Event()
+        self.reading.set()
+        self.cuts = 0
         self.batches_waiting = 0
         self._clock_us = 1_800_000_000_000_000
         self._server: grpc.aio.Server | None = None
@@ -46,6 +54,7 @@ class MtaSide(RelayServiceServicer):
         request_iterator: AsyncIterator[pb.RelayRequest],
         context: Any,
     ) -> AsyncIterator[pb.RelayResponse]:
+        await self.reading.wait()
         async for request in request_iterator:
             if request.HasField("template"):
                 self.templates.append(request.template)
@@ -53,7 +62,11 @@ class MtaSide(RelayServiceServicer):
             self.batches_waiting += 1
             await self.open.wait()
             self.batches_waiting -= 1
-            yield self._answer(request.batch)
+            answer = self._answer(request.batch)
+            if self.cuts:
+                self.cuts -= 1
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
+            yield answer
 
     def _answer(self, batch: pb.RelayBatch) -> pb.RelayResponse:
         response = pb.RelayResponse(sequence=batch.sequence)

@@ -38,6 +38,7 @@ class ObservationDouble(ObservationServiceServicer):
         self.port = 0
         self._server: grpc.aio.Server | None = None
         self._cuts: set[asyncio.Event] = set()
+        self._writing = asyncio.Lock()
 
     @property
     def target(self) -> str:
@@ -82,7 +83,8 @@ class ObservationDouble(ObservationServiceServicer):
         try:
             await asyncio.wait((serving, cutting), return_when=asyncio.FIRST_COMPLETED)
             if cut.is_set():
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "cut by the double")
+                async with self._writing:  # a status beside a pending write would be lost
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "cut by the double")
             await serving
         finally:
             self._cuts.discard(cut)
@@ -128,4 +130,5 @@ class ObservationDouble(ObservationServiceServicer):
             await self.acking.wait()
             self.committed += [*batch.observations.message_ids, *batch.tracking_facts.message_ids]
             ack = pb.ApplyAck(acked_through=batch.sequence, rejections=self.reject(batch))
-            await context.write(pb.ApplyResponse(ack=ack))
+            async with self._writing:
+                await context.write(pb.ApplyResponse(ack=ack))

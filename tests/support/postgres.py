@@ -53,6 +53,16 @@ class DatabaseFactory:
 
 
 @asynccontextmanager
+async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of the test's own: to look behind the service, or to stand in its way."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
 async def _database(server_dsn: str, options: str) -> AsyncIterator[str]:
     name = f"test_{uuid4().hex}"
     await _execute(server_dsn, f"CREATE DATABASE {name} {options}")

@@ -4,7 +4,7 @@ The checks look at whole columns first (a minimum, a joined text), which costs n
 culprits only if something is wrong. One bad observation is rejected by itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -50,12 +50,19 @@ def read_batch(batch: pb.ObservationBatch, size_max: int) -> Columns:
         raise InvalidInput.of("batch", f"has {size} entries: at most {size_max} are allowed")
     if not 0 <= batch.rules_version <= RULES_VERSION_MAX:
         raise InvalidInput.of("batch.rules_version", f"is {batch.rules_version}: give 0 to {RULES_VERSION_MAX}")
+    _require_equal("batch.observations", batch.observations)
+    _require_equal("batch.tracking_facts", batch.tracking_facts)
     columns = Columns()
     if batch.observations.message_ids:
         _read_status(batch, columns)
     if batch.tracking_facts.message_ids:
         _read_facts(batch, columns)
     return columns
+
+
+def storable_sources(source_ids: Iterable[str]) -> list[str]:
+    """Source ids as they are kept: each once, cut, and without what Postgres can't store."""
+    return list(dict.fromkeys(map(_storable, source_ids)))
 
 
 def dead_letter_of_status(batch: pb.ObservationBatch, place: int, detail: str) -> DeadLetter:
@@ -91,7 +98,6 @@ def dead_letter_of_fact(batch: pb.ObservationBatch, place: int, detail: str) -> 
 def _read_status(batch: pb.ObservationBatch, columns: Columns) -> None:
     rows = batch.observations
     size = len(rows.message_ids)
-    _require_equal("batch.observations", rows, size)
     read = ObservationColumns(
         delivery_ids=[],
         recipients=[],
@@ -134,7 +140,6 @@ def _read_status(batch: pb.ObservationBatch, columns: Columns) -> None:
 def _read_facts(batch: pb.ObservationBatch, columns: Columns) -> None:
     rows = batch.tracking_facts
     size = len(rows.message_ids)
-    _require_equal("batch.tracking_facts", rows, size)
     bad: dict[int, str] = {}
     _numbers(bad, "kinds", rows.kinds, _TRACKING_KINDS.start, _TRACKING_KINDS.stop - 1)
     _numbers(bad, "event_times_us", rows.event_times_us, EVENT_TIME_US_MIN, EVENT_TIME_US_MAX)
@@ -169,7 +174,8 @@ def _split(message_ids: Sequence[str]) -> tuple[list[int], list[int], set[int]]:
     return delivery_ids, recipients, not_ours
 
 
-def _require_equal(path: str, rows: pb.StatusObservations | pb.TrackingFacts, size: int) -> None:
+def _require_equal(path: str, rows: pb.StatusObservations | pb.TrackingFacts) -> None:
+    size = len(rows.message_ids)
     for column in rows.DESCRIPTOR.fields:
         length = len(getattr(rows, column.name))
         if length != size:

@@ -7,7 +7,14 @@ from typing import Final
 
 from campaign.delivery.v1 import observation_service_pb2 as pb
 from campaign.delivery.v1.observation_service_pb2_grpc import ObservationServiceServicer
-from delivery_service.api.columns import Columns, dead_letter_of_fact, dead_letter_of_status, read_batch
+from delivery_service.api.columns import (
+    Columns,
+    dead_letter_of_fact,
+    dead_letter_of_status,
+    read_batch,
+    storable_sources,
+)
+from delivery_service.api.validation import require_valid, text_violation
 from delivery_service.domain.problems import LimitReached
 from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings
@@ -53,8 +60,10 @@ class ObservationCalls(ObservationServiceServicer):
             first = await anext(request_iterator, None)
             if first is None or first.WhichOneof("request") != "open":
                 raise InvalidInput.of("open", "must be the first request of the stream")
-            if not 0 < len(first.open.replica_id) <= _REPLICA_ID_CHARACTERS_MAX:
-                raise InvalidInput.of("open.replica_id", f"must have 1 to {_REPLICA_ID_CHARACTERS_MAX} characters")
+            replica_id = first.open.replica_id
+            if not replica_id:
+                raise InvalidInput.of("open.replica_id", "is empty: name the replica, e.g. by host and process")
+            require_valid([text_violation("open.replica_id", replica_id, _REPLICA_ID_CHARACTERS_MAX)])
             yield pb.ApplyResponse(
                 accepted=pb.ApplyAccepted(
                     outstanding_batches_max=limits.apply_outstanding_batches_max,
@@ -64,7 +73,7 @@ class ObservationCalls(ObservationServiceServicer):
             arrived: asyncio.Queue[tuple[int, asyncio.Task[list[pb.ObservationRejection]]] | None] = asyncio.Queue()
             room = asyncio.Semaphore(limits.apply_outstanding_batches_max)
             reader = asyncio.create_task(
-                self._read(request_iterator, first.open.replica_id, arrived, room, inflight), name="apply-reader"
+                self._read(request_iterator, replica_id, arrived, room, inflight), name="apply-reader"
             )
             while (entry := await arrived.get()) is not None:
                 sequence, work = entry
@@ -104,7 +113,7 @@ class ObservationCalls(ObservationServiceServicer):
                         inflight.append((batch.sequence, work))
                         arrived.put_nowait((batch.sequence, work))
                     case "source_report":
-                        sources = list(request.source_report.source_ids)[:_SOURCES_MAX]
+                        sources = storable_sources(request.source_report.source_ids[:_SOURCES_MAX])
                         await self._feedback.report_sources(replica_id, sources, self._clock.now())
                     case _:
                         raise InvalidInput.of("request", "must be a batch or a source_report after open")

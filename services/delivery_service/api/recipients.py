@@ -30,10 +30,7 @@ class RecipientCalls:
         if first is None or first.WhichOneof("request") != "open":
             raise InvalidInput.of("open", "must be the first request of the stream")
         delivery_id = delivery_id_of(first.open.delivery_id, "open.delivery_id")
-        upload_id = first.open.upload_id
-        if not upload_id:
-            raise InvalidInput.of("open.upload_id", "is empty: name this upload, e.g. by a UUID")
-        require_valid([text_violation("open.upload_id", upload_id, _UPLOAD_ID_CHARACTERS_MAX)])
+        upload_id = _upload_id_of(first.open.upload_id, "open.upload_id")
         progress: UploadProgress | None = None
         async for request in requests:
             if request.WhichOneof("request") != "chunk":
@@ -47,7 +44,8 @@ class RecipientCalls:
 
     async def progress(self, request: pb.GetRecipientUploadRequest) -> pb.GetRecipientUploadResponse:
         delivery_id = delivery_id_of(request.delivery_id)
-        progress = await self._recipients.upload_progress(delivery_id, request.upload_id)
+        upload_id = _upload_id_of(request.upload_id, "upload_id")
+        progress = await self._recipients.upload_progress(delivery_id, upload_id)
         return pb.GetRecipientUploadResponse(last_chunk=progress.last_chunk, added_count=progress.added_count)
 
     async def _add_chunk(self, delivery_id: int, upload_id: str, chunk: pb.RecipientChunk) -> UploadProgress:
@@ -117,3 +115,10 @@ class RecipientCalls:
             bytes_max = limits.attributes_bytes_max
             checks.append(FieldViolation(f"{path}.attributes", f"has {size} bytes: at most {bytes_max} are allowed"))
         return [violation for violation in checks if violation is not None]
+
+
+def _upload_id_of(text: str, field: str) -> str:
+    if not text:
+        raise InvalidInput.of(field, "is empty: name the upload, e.g. by a UUID")
+    require_valid([text_violation(field, text, _UPLOAD_ID_CHARACTERS_MAX)])
+    return text

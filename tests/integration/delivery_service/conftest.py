@@ -1,4 +1,4 @@
-"""A running DeliveryService for each test; the laws are checked after every one."""
+"""A running DeliveryService for each test, or one for a module; the laws are checked after every test."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.delivery_stack import DeliveryStack, delivery_stack
 from tests.support.invariants import assert_laws
+from tests.support.postgres import DatabaseFactory
 
 
 @pytest.fixture
@@ -15,3 +16,20 @@ async def stack(database: str, tmp_path: Path) -> AsyncIterator[DeliveryStack]:
     async with delivery_stack(database, tmp_path) as running:
         yield running
     await assert_laws(database)
+
+
+@pytest.fixture(scope="module")
+async def module_stack(
+    database_factory: DatabaseFactory, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[DeliveryStack]:
+    """One DeliveryService for a whole module, whose tests keep to deliveries of their own."""
+    async with database_factory.fresh() as dsn, delivery_stack(dsn, tmp_path_factory.mktemp("module")) as running:
+        await running.sent()  # opens the relay stream: a task that must not seem to be left by the first test
+        yield running
+
+
+@pytest.fixture
+async def common(module_stack: DeliveryStack) -> AsyncIterator[DeliveryStack]:
+    """The module's DeliveryService, with the laws checked after each test."""
+    yield module_stack
+    await assert_laws(module_stack.dsn)

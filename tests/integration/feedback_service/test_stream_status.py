@@ -163,9 +163,7 @@ async def test_an_ack_waits_for_all_the_batches_that_a_large_one_was_spread_over
         stack.delivery.acking.set()
         await mta.acked()
         assert stack.delivery.received == ids
-        assert [len(batch.observations.message_ids) for batch in stack.delivery.batches[:2]] == [10, 10] or (
-            len(stack.delivery.batches[0].observations.message_ids) == 5
-        )
+        assert all(len(batch.observations.message_ids) <= 10 for batch in stack.delivery.batches)
 
 
 async def test_a_smaller_limit_of_delivery_service_is_respected(stack: FeedbackStack) -> None:
@@ -388,15 +386,11 @@ async def test_no_more_streams_than_the_limit_are_open(tmp_path: Path) -> None:
         await stack.mta("mta-3")
 
 
-@pytest.mark.parametrize(
-    ("roles", "code", "reason"), [(("read", "feedback"), grpc.StatusCode.PERMISSION_DENIED, "ROLE_MISSING")]
-)
-async def test_only_an_mta_may_report(
-    stack: FeedbackStack, roles: tuple[str, ...], code: grpc.StatusCode, reason: str
-) -> None:
-    async with refused(code, reason):
-        async for _ in stack.stub(*roles).StreamStatus(iter([])):
+async def test_only_an_mta_may_report(stack: FeedbackStack) -> None:
+    async with refused(grpc.StatusCode.PERMISSION_DENIED, "ROLE_MISSING") as refusal:
+        async for _ in stack.stub("start-deliveries", "feedback").StreamStatus(iter([])):
             pass
+    assert refusal.metadata["required_role"] == "mta"
 
 
 async def test_a_caller_without_a_token_is_refused(stack: FeedbackStack) -> None:
@@ -449,6 +443,16 @@ async def test_a_refusal_as_wrong_is_logged_and_tried_again_after_a_pause(
     stack.delivery.refuse_with = None
     await mta.acked()
     assert stack.delivery.committed == ["a"]
+
+
+async def test_a_stream_that_is_never_acked_is_opened_again(tmp_path: Path) -> None:
+    async with feedback_stack(tmp_path, ack_seconds_max=0.2) as stack:
+        stack.delivery.acking.clear()
+        mta = await stack.mta("mta-1")
+        await mta.send(delivered("a"))
+        await streams_opened(stack, 2)
+        stack.delivery.acking.set()
+        await mta.acked()
 
 
 async def test_the_metrics_tell_what_went_through(stack: FeedbackStack) -> None:

@@ -147,7 +147,7 @@ class ObservationBatch(_message.Message):
     """The version of the qualification rules that made types and reasons."""
     @_builtins.property
     def observations(self) -> Global___StatusObservations:
-        """Changes of status. At most 5,000 together with tracking_facts."""
+        """Changes of status. At most ApplyAccepted.batch_size_max together with tracking_facts; none at all is legal."""
 
     @_builtins.property
     def tracking_facts(self) -> Global___TrackingFacts:
@@ -370,7 +370,9 @@ class ApplyAck(_message.Message):
     """The batch's sequence."""
     @_builtins.property
     def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___ObservationRejection]:
-        """The ones of that batch that could not be applied. They are acknowledged all the same: do not send them again."""
+        """The ones of exactly that batch that could not be applied (a batch with rejections is acked by itself). They are
+        acknowledged all the same: do not send them again.
+        """
 
     def __init__(
         self,

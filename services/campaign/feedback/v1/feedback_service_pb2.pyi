@@ -193,11 +193,13 @@ class MtaEvent(_message.Message):
     smtp_code: _builtins.int
     """The SMTP reply code of the receiving server: 200..599; 0 if there was none."""
     enhanced_code: _builtins.str
-    """The enhanced status code (RFC 3463), e.g. "4.2.2"; empty if there was none. At most 20 characters."""
+    """The enhanced status code (RFC 3463), class.subject.detail, e.g. "4.2.2"; empty if there was none. At most 20
+    characters.
+    """
     diagnostic: _builtins.str
     """The reply's or report's text, for a person. Longer than 1,000 characters: cut."""
     attempt: _builtins.int
-    """The number of the attempt, from 1; 0 if unknown."""
+    """The number of the attempt, from 1; 0 if unknown. Never negative."""
     url: _builtins.str
     """For CLICK: the link. At most 2,000 characters."""
     vendor_class: _builtins.str

@@ -81,7 +81,9 @@ create table exclusion_log (
     primary key (delivery_id, recipient)
 );
 
--- Where each message stands. Narrow; free space on the page and no index on what changes keep updates HOT.
+-- Where each message stands. Narrow; free space on the page and no index on what changes keep updates HOT. The hand-over
+-- updates all rows of a page in one transaction, so more than half of a page must be free, or a third of these updates
+-- would leave the page and bloat the index.
 create table send_log (
     delivery_id bigint not null,
     recipient integer not null,
@@ -95,7 +97,7 @@ create table send_log (
     enhanced_code text collate "C" not null default '',
     diagnostic text collate "C" not null default '',
     primary key (delivery_id, recipient)
-) with (fillfactor = 60);
+) with (fillfactor = 45);
 
 -- Every accepted change of outcome, append-only. Within a slot, the order of revisions is the order of commits.
 create table transition (

@@ -167,7 +167,8 @@ end $$;
 -- Applies tracking facts (opens, clicks and the like), each exactly once. The caller orders them by delivery.
 --
 -- The engagement rows are locked first, in that order: so that refresh_engagement can't count past facts that are
--- about to be committed. Gives the indexes (from 1) of facts whose message does not exist.
+-- about to be committed. Gives the indexes (from 1) of facts whose message does not exist: of a delivery that was not
+-- started (state 6 and on, which no delivery leaves again) none does yet, though it may have send logs.
 create function apply_tracking (
     p_delivery_ids bigint[], p_recipients integer[], p_kinds smallint[], p_event_times_us bigint[], p_urls text[],
     p_now timestamptz
@@ -185,6 +186,7 @@ begin
     from unnest(p_delivery_ids, p_recipients, p_kinds, p_event_times_us, p_urls)
         as f (delivery_id, recipient, kind, event_time_us, url)
     where exists (select from send_log l where l.delivery_id = f.delivery_id and l.recipient = f.recipient)
+        and exists (select from delivery d where d.delivery_id = f.delivery_id and d.state >= 6)
     on conflict do nothing;
     if found then
         update engagement set stale_since_time = p_now
@@ -193,6 +195,7 @@ begin
 
     select array_agg(f.i) into v_unknown
     from unnest(p_delivery_ids, p_recipients) with ordinality as f (delivery_id, recipient, i)
-    where not exists (select from send_log l where l.delivery_id = f.delivery_id and l.recipient = f.recipient);
+    where not exists (select from send_log l where l.delivery_id = f.delivery_id and l.recipient = f.recipient)
+        or not exists (select from delivery d where d.delivery_id = f.delivery_id and d.state >= 6);
     return v_unknown;
 end $$;

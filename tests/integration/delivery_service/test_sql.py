@@ -1,0 +1,216 @@
+"""SQL is code: every query prepares, the schema is reached in one way, hot queries use their indexes."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from delivery_service.store.database import DatabaseSettings, SchemaOutdated, open_pool
+from delivery_service.store.migrate import migrate, migrations
+from delivery_service.store.queries import queries, query
+from tests.support.postgres import DatabaseFactory, connected
+
+STORE = Path("services/delivery_service/store")
+DELIVERY_ID = 1
+RECIPIENTS = 200_000
+
+
+@pytest.fixture(scope="module")
+async def large(database_factory: DatabaseFactory) -> AsyncIterator[str]:
+    """A database with one large delivery among a thousand small ones, analysed."""
+    async with database_factory.fresh() as dsn:
+        async with connected(dsn) as connection:
+            await connection.execute(
+                f"""
+                insert into delivery (delivery_id, label, channel, feedback_mode, subject, html, body_text,
+                    from_address, from_name, reply_to_address, validity_period, state, creator, create_time,
+                    update_time, slot_count)
+                select d, '', 1, 1, '', '', '', '', '', '', '84 hours', case when d = 1 then 6 else 9 end, '', now(),
+                    now(), 4
+                from generate_series(1, 1000) d;
+                insert into recipient (delivery_id, recipient, address_problem, profile_id, address, attributes)
+                select 1, r, 0, '', 'p' || r || '@example.com', '{{}}'::jsonb from generate_series(1, {RECIPIENTS}) r
+                union all
+                select d, r, 0, '', 'p' || r || '@example.com', '{{}}'::jsonb
+                from generate_series(2, 1000) d, generate_series(1, 20) r;
+                insert into send_log (delivery_id, recipient, outcome, event_time, update_time)
+                select delivery_id, recipient, 0, now(), now() from recipient;
+                insert into delivery_counter (delivery_id, slot, prepared)
+                select d, s, 1 from generate_series(1, 1000) d, generate_series(0, 3) s;
+                insert into transition (delivery_id, revision, recipient, slot, before, outcome, failure_type, reason,
+                    smtp_code, attempt, rules_version, event_time, commit_time, enhanced_code, diagnostic)
+                select 1, r, r, r / 1024 % 4, 0, 2, 0, 0, 0, 0, 0, now(), now(), '', ''
+                from generate_series(1, {RECIPIENTS}) r;
+                insert into late_observation (delivery_id, recipient, outcome, failure_type, reason, smtp_code, attempt,
+                    rules_version, event_time, commit_time, enhanced_code, diagnostic)
+                select 1, r, 2, 0, 0, 0, 0, 0, now(), now(), '', '' from generate_series(1, 20000) r;
+                insert into tracking_log (delivery_id, recipient, kind, event_time, commit_time, url)
+                select 1, r, 3, now(), now(), '' from generate_series(1, 50000) r;
+                insert into relay_part (delivery_id, part, prepared_count, done)
+                select 1, p, 1024, p % 100 > 0 from generate_series(0, 20000) p;
+                analyze
+                """
+            )
+        yield dsn
+
+
+@pytest.mark.parametrize("name", sorted(queries()))
+async def test_every_query_prepares(name: str, database: str) -> None:
+    async with connected(database) as connection:
+        await connection.prepare(queries()[name])
+
+
+def test_every_query_is_used() -> None:
+    code = "".join(path.read_text() for path in STORE.glob("*.py"))
+
+    assert [name for name in queries() if f'query("{name}")' not in code] == []
+
+
+def test_every_query_tells_in_a_comment_or_its_name_what_it_does() -> None:
+    for file in STORE.glob("sql/*.sql"):
+        assert file.read_text().startswith("-- "), f"{file.name} does not begin with what it is about"
+
+
+async def test_migrating_again_and_at_the_same_time_changes_nothing(database_factory: DatabaseFactory) -> None:
+    async with database_factory.fresh() as dsn:
+        versions = await asyncio.gather(*(migrate(dsn) for _ in range(4)))
+
+        assert versions == [max(migrations())] * 4
+
+
+async def test_a_database_that_was_not_migrated_is_refused(database: str) -> None:
+    async with connected(database) as connection:
+        await connection.execute("delete from schema_version where version = (select max(version) from schema_version)")
+
+    with pytest.raises(SchemaOutdated, match="migrate"):
+        _ = await open_pool(DatabaseSettings(database))
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from _nodes(child)
+
+
+async def _plan(dsn: str, sql: str, *arguments: Any) -> list[dict[str, Any]]:
+    """The nodes of the generic plan, as it ran, and was rolled back."""
+    async with connected(dsn) as connection:
+        await connection.execute("set plan_cache_mode = force_generic_plan")
+        transaction = connection.transaction()
+        await transaction.start()
+        explained = await connection.fetchval(f"explain (analyze, format json) {sql}", *arguments)
+        await transaction.rollback()
+    return list(_nodes(json.loads(explained)[0]["Plan"]))
+
+
+def _rows_read(nodes: list[dict[str, Any]], table: str) -> float:
+    """Rows that the plan read from a table, those filtered away included."""
+    return sum(
+        float(node["Actual Loops"] * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)))
+        for node in nodes
+        if node.get("Relation Name") == table and "Scan" in node["Node Type"]
+    )
+
+
+def _assert_indexed(nodes: list[dict[str, Any]], *tables: str) -> None:
+    for node in nodes:
+        if node.get("Relation Name") in tables:
+            assert node["Node Type"] != "Seq Scan", f"{node['Relation Name']} is read from end to end"
+
+
+async def test_a_page_of_send_logs_reads_a_bounded_number_of_rows_by_the_primary_key(large: str) -> None:
+    nothing: list[int] = []
+    arguments = (DELIVERY_ID, 150_000, 2_000, [6], nothing, nothing, 101)
+
+    nodes = await _plan(large, query("list_send_logs"), *arguments)
+
+    _assert_indexed(nodes, "send_log", "recipient")
+    assert _rows_read(nodes, "send_log") <= 2_000
+
+
+async def test_an_address_is_found_by_its_index(large: str) -> None:
+    nothing: list[int] = []
+    arguments = (DELIVERY_ID, "p123456@example.com", 0, list(range(7)), nothing, nothing, 101)
+
+    nodes = await _plan(large, query("list_send_logs_by_address"), *arguments)
+
+    _assert_indexed(nodes, "send_log", "recipient")
+    assert _rows_read(nodes, "recipient") <= 2
+
+
+async def test_a_timeline_reads_only_the_facts_of_its_recipient(large: str) -> None:
+    nodes = await _plan(large, query("get_timeline"), DELIVERY_ID, 777, 1_001)
+
+    _assert_indexed(nodes, "transition", "late_observation", "tracking_log")
+    assert sum(_rows_read(nodes, table) for table in ("transition", "late_observation", "tracking_log")) <= 6
+
+
+async def test_a_part_is_read_by_the_primary_keys(large: str) -> None:
+    nodes = await _plan(large, query("read_part"), DELIVERY_ID, 102_400, 103_424)
+
+    _assert_indexed(nodes, "send_log", "recipient")
+    assert _rows_read(nodes, "send_log") <= 1_024
+
+
+async def test_claiming_parts_does_not_read_the_parts_that_are_done(large: str) -> None:
+    arguments = (DELIVERY_ID, "holder", "60 seconds", 8)
+
+    nodes = await _plan(large, query("claim_parts").replace("$3::interval", "$3::text::interval"), *arguments)
+
+    _assert_indexed(nodes, "delivery")
+    free = 20_000 / 100 + 1
+    assert _rows_read(nodes, "relay_part") <= 2 * free
+
+
+async def test_kpis_of_one_delivery_read_its_slots_only(large: str) -> None:
+    async with connected(large) as connection:
+        now = await connection.fetchval("select now()")
+
+    nodes = await _plan(large, query("get_kpis"), [DELIVERY_ID], now)
+
+    _assert_indexed(nodes, "delivery", "delivery_counter")
+    assert _rows_read(nodes, "delivery_counter") <= 4
+
+
+async def test_workers_find_their_deliveries_without_reading_the_finished_ones(large: str) -> None:
+    nodes = await _plan(large, query("deliveries_in_state").replace("$1", "6").replace("$2", "100"))
+
+    assert _rows_read(nodes, "delivery") <= 2
+
+
+async def test_applying_reads_rows_by_the_primary_key_and_updates_them_in_place(large: str) -> None:
+    async with connected(large) as connection:
+        await connection.execute("set plan_cache_mode = force_generic_plan")
+        before = await _send_log_statistics(connection)
+        size = 5_000
+        for begin in range(1_024, 1_024 + 4 * size, size):
+            recipients = [r for r in range(begin, begin + size) if r // 1_024 % 4 == 1]
+            n = len(recipients)
+            columns = (recipients, [5] * n, [1_800_000_000_000_000] * n, [0] * n, [0] * n, [250] * n)
+            texts = ([""] * n, [""] * n, [1] * n, [1] * n)
+            now = await connection.fetchval("select now()")
+            assert await connection.fetchval(query("apply_slot"), DELIVERY_ID, 1, now, *columns, *texts) is None
+        after = await _send_log_statistics(connection)
+
+    updated = after["n_tup_upd"] - before["n_tup_upd"]
+    assert updated > 4_000
+    assert (after["n_tup_hot_upd"] - before["n_tup_hot_upd"]) / updated > 0.9
+    assert after["seq_scan"] == before["seq_scan"]
+
+
+async def _send_log_statistics(connection: asyncpg.Connection) -> asyncpg.Record:
+    await connection.execute("select pg_stat_force_next_flush()")
+    await connection.execute("select pg_stat_clear_snapshot()")
+    row = await connection.fetchrow("select * from pg_stat_user_tables where relname = 'send_log'")
+    assert row is not None
+    return row
+
+
+def test_no_statement_is_built_from_strings() -> None:
+    for path in STORE.glob("*.py"):
+        assert not re.search(r"(fetch|execute|fetchrow|fetchval)\(\s*f\"", path.read_text()), path.name
