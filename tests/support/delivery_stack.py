@@ -69,6 +69,12 @@ class DeliveryStack:
         self._channels.append(channel)
         return channel
 
+    @asynccontextmanager
+    async def one_channel(self, *roles: str) -> AsyncIterator[grpc.aio.Channel]:
+        """A channel of its own, closed at the end."""
+        async with open_channel(self.target, StaticToken(self.keys.sign("tester", roles))) as channel:
+            yield channel
+
     def client(self, *roles: str) -> DeliveryServiceStub:
         return DeliveryServiceStub(self.channel(*roles))
 

@@ -28,8 +28,8 @@ LATER = Answer(pb.RELAY_VERDICT_TRY_LATER)
 class MtaSide(RelayServiceServicer):
     """Answers by `decide`; keeps a journal as the contract asks.
 
-    `open` cleared keeps it from answering, `reading` cleared from reading new streams. The next `cuts` batches are taken,
-    and their streams cut instead of answered.
+    `open` cleared keeps it from answering, `reading` cleared from reading new streams. The next `cuts` batches are
+    taken, and their streams cut instead of answered.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class MtaSide(RelayServiceServicer):
             else:
                 self._clock_us += 1
                 answer, time_us = self.decide(message), self._clock_us
-                if answer.verdict != pb.RELAY_VERDICT_TRY_LATER:
+                if answer.verdict in (pb.RELAY_VERDICT_ACCEPTED, pb.RELAY_VERDICT_REFUSED):
                     self.journal[message.message_id] = (answer, time_us)
                 if answer.verdict == pb.RELAY_VERDICT_ACCEPTED:
                     self.addresses[message.address] += 1
@@ -91,7 +91,9 @@ class MtaSide(RelayServiceServicer):
         return response
 
     async def start(self, port: int = 0) -> int:
-        self._server = grpc.aio.server()
+        # A small window, as other servers have: what is written beyond it waits until it is read.
+        options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
+        self._server = grpc.aio.server(options=options)
         add_RelayServiceServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
         await self._server.start()
