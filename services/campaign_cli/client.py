@@ -46,6 +46,15 @@ class Target:
     token_file: Path | None = None
 
 
+def is_passing(error: grpc.aio.AioRpcError) -> bool:
+    """Whether another attempt may succeed.
+
+    When a stream ends while a write to it is pending, grpc.aio may put an error of its own in the place of the status.
+    """
+    status_lost = error.code() is grpc.StatusCode.INTERNAL and error.details() == "Internal error from Core"
+    return status_lost or error.code() is grpc.StatusCode.UNAVAILABLE
+
+
 class Patience:
     """Repeats an attempt while the service is UNAVAILABLE, with back-off, until it has been away for too long."""
 
@@ -65,7 +74,7 @@ class Patience:
         now = self._clock.monotonic()
         if self._away_since is None:
             self._away_since = now
-        if error.code() is not grpc.StatusCode.UNAVAILABLE or now - self._away_since > self._seconds:
+        if not is_passing(error) or now - self._away_since > self._seconds:
             raise error
         await self._clock.sleep(next(self._delays))
 

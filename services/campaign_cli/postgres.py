@@ -11,13 +11,6 @@ from pathlib import Path
 from service_runtime.embedded_postgres import DURABLE, EmbeddedPostgres, PostgresUnavailable
 
 
-def _traced(self, program, *a, **k):
-    code = _orig(self, program, *a, **k)
-    print("TRACE", program, code, file=sys.stderr, flush=True)
-    return code
-_orig = EmbeddedPostgres._run
-EmbeddedPostgres._run = _traced
-
 def main(folder: Path) -> None:
     signals = {signal.SIGTERM, signal.SIGINT}
     # Blocked before the start, so that none interrupts it half-way: a signal waits until we wait for it.

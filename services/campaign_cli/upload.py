@@ -104,7 +104,7 @@ async def _stream(
             sent += len(chunk.recipients)
             on_sent(sent)
         await call.done_writing()
-    except asyncio.InvalidStateError:
+    except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
         pass  # the call has ended before its time: its status says why
     except BaseException:
         call.cancel()  # half an audience must not look like a whole one

@@ -18,6 +18,7 @@ from delivery_service.settings import Settings
 from delivery_service.store.database import SchemaOutdated
 from delivery_service.store.migrate import migrate
 from service_runtime import logs, process
+from service_runtime.environment import unknown_variables
 
 
 def main() -> int:
@@ -32,6 +33,8 @@ def main() -> int:
         return 0
     if sys.argv[1:]:
         return _refuse(f"unknown arguments {sys.argv[1:]}: give none to serve, or migrate")
+    if misspelt := unknown_variables(os.environ, "DELIVERY_", Settings.model_fields):
+        return _refuse(f"there is no setting {', '.join(misspelt)}: correct or unset it")
     try:
         settings = Settings()
     except ValidationError as error:

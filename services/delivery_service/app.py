@@ -65,6 +65,8 @@ class App:
         self._tasks = BackgroundTasks(process_fault)
         self._closing: list[Callable[[], Awaitable[None]]] = []
         self._loops: list[PollLoop] = []
+        self._open = False
+        """Between the end of the start and the beginning of the stop."""
         self.server: GrpcServer | None = None
         self.admin: AdminHttp | None = None
         self.hub: KpiHub | None = None
@@ -79,6 +81,7 @@ class App:
 
     async def stop(self) -> None:
         """Doors first, then the workers, then the database."""
+        self._open = False
         if self.server is not None:
             await self.server.stop(self._settings.shutdown_grace_seconds)
         await self._tasks.stop()
@@ -120,7 +123,7 @@ class App:
         for name, run in writer.runs():
             self._tasks.start(name, run)
         self._tasks.start("watch-feed", hub.run())
-        self._tasks.start("feedback-sources", hub.run_sources())
+        self._tasks.start("feedback-sources", hub.run_sources(self._database_reached))
 
         token = TokenFile(settings.token_file)
         channel = open_channel(settings.relay_target, None)
@@ -176,6 +179,12 @@ class App:
         self.admin = AdminHttp(registry, lambda: server.is_serving, host=admin_host)
         self.admin.start(int(admin_port))
         await server.serving(True)
+        self._open = True
+
+    async def _database_reached(self, value: bool) -> None:
+        """Health follows the database: without it, no call can be served here."""
+        if self._open and self.server is not None and self.server.is_serving != value:
+            await self.server.serving(value)
 
     def _wake_workers(self) -> None:
         for loop in self._loops:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from feedback_service.app import App
 from feedback_service.settings import Settings
 from service_runtime import logs, process
+from service_runtime.environment import unknown_variables
 
 
 def main() -> int:
@@ -20,6 +21,8 @@ def main() -> int:
     logs.configure_logs()
     if sys.argv[1:]:
         return _refuse(f"unknown arguments {sys.argv[1:]}: give none")
+    if misspelt := unknown_variables(os.environ, "FEEDBACK_", Settings.model_fields):
+        return _refuse(f"there is no setting {', '.join(misspelt)}: correct or unset it")
     try:
         settings = Settings()
     except ValidationError as error:

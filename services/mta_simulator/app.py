@@ -23,10 +23,10 @@ from mta_simulator.relay import RELAY_ERRORS, Relay
 from mta_simulator.script import ScriptOptions, ScriptWriter
 from mta_simulator.status_streams import StatusStream
 from mta_simulator.truth import Truth
-from service_runtime.access import AccessPolicy, PermissionDenied, TokenExpired, TokenVerifier, required_roles
+from service_runtime.access import AccessPolicy, TokenVerifier, required_roles
 from service_runtime.client import TokenSource, open_channel
 from service_runtime.clock import Clock, SystemClock
-from service_runtime.errors import RUNTIME_ERRORS, ErrorStatus, ErrorTranslator
+from service_runtime.errors import ErrorTranslator
 from service_runtime.interceptors import ServeCalls
 from service_runtime.server import GrpcServer
 from service_runtime.tasks import BackgroundTasks
@@ -159,15 +159,10 @@ def read_public_key(path: Path) -> str:
 def _serve_calls(public_key_pem: str, clock: Clock) -> ServeCalls:
     service = relay_pb.DESCRIPTOR.services_by_name["RelayService"]
     roles = required_roles(service, role_pb.required_role, _role_name)
-    table = {
-        **RELAY_ERRORS,
-        TokenExpired: ErrorStatus(RUNTIME_ERRORS[TokenExpired].code, "UNAUTHENTICATED"),
-        PermissionDenied: ErrorStatus(RUNTIME_ERRORS[PermissionDenied].code, "ROLE_MISSING"),
-    }
     return ServeCalls(
         TokenVerifier([public_key_pem], clock),
         AccessPolicy(roles, {}),
-        ErrorTranslator(table, ERROR_DOMAIN),
+        ErrorTranslator(RELAY_ERRORS, ERROR_DOMAIN),
         CollectorRegistry(),
         clock,
     )

@@ -12,6 +12,7 @@ from service_runtime.problems import Problem
 current_deadline: ContextVar[float | None] = ContextVar("current_deadline", default=None)
 """When the call being served must be done, in the event loop's time; None when its client set no deadline."""
 
+DEADLINE_SLACK_SECONDS = 0.02
 SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -39,6 +40,7 @@ class RunningCall:
         self.streams_responses = streams_responses
         self.loop = asyncio.get_running_loop()
         self.started = self.loop.time()
+        self.deadline: float | None = None
         self.code = "UNKNOWN"
         self.problem: Problem | None = None
         self._task = asyncio.current_task()
@@ -81,6 +83,16 @@ class RunningCall:
             self._cancelled_by_us = False
             self._task.uncancel()
         return self._task.cancelling() > 0
+
+    def is_late(self) -> bool:
+        """Whether the call's deadline has passed, as its client sees it.
+
+        The client may notice first, and cancel. On the wire a timeout is rounded up, by one or two percent: for us a
+        little of it may be left then.
+        """
+        if self.deadline is None:
+            return False
+        return self.loop.time() >= self.deadline - 0.02 * (self.deadline - self.started) - DEADLINE_SLACK_SECONDS
 
     def close(self) -> None:
         """The call has ended: nothing may interrupt it any more."""

@@ -167,7 +167,8 @@ class ServeCalls(grpc.aio.ServerInterceptor):
         # Each call has a task, hence a context, of its own: nothing needs resetting.
         current_caller.set(who)
         remaining_seconds = context.time_remaining()
-        current_deadline.set(None if remaining_seconds is None else call.loop.time() + remaining_seconds)
+        call.deadline = None if remaining_seconds is None else call.loop.time() + remaining_seconds
+        current_deadline.set(call.deadline)
         if streams and who.expire_time is not None:
             self._end_at(call, who, who.expire_time)
 
@@ -187,7 +188,7 @@ class ServeCalls(grpc.aio.ServerInterceptor):
             raise error
         if isinstance(error, asyncio.CancelledError):
             if call.was_cancelled():
-                call.code = _cancellation_code(context)
+                call.code = _cancellation_code(call)
                 raise error
             # Unless a status is sent here, the client waits for one until its deadline.
             error = call.problem or StrayCancellation("a handler let a CancelledError out")
@@ -246,7 +247,5 @@ def _code_name(context: Context) -> str:
     return next((known.name for known in grpc.StatusCode if known.value[0] == code), grpc.StatusCode.UNKNOWN.name)
 
 
-def _cancellation_code(context: Context) -> str:
-    remaining_seconds: float | None = context.time_remaining()
-    late = remaining_seconds is not None and remaining_seconds <= 0
-    return (grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED).name
+def _cancellation_code(call: RunningCall) -> str:
+    return (grpc.StatusCode.DEADLINE_EXCEEDED if call.is_late() else grpc.StatusCode.CANCELLED).name

@@ -101,9 +101,11 @@ async def test_postgres_killed_in_mid_run_is_waited_for(tmp_path: Path) -> None:
 
             _kill_postgres(folder)
             exits.close()
+            await stack.healthy(serving=False)
             again = await eventually(lambda: _started_again(exits, folder), timeout_seconds=30)
 
             assert again.dsn == postgres.dsn
+            await stack.healthy(serving=True)
             await stack.truth_reached(delivery.delivery_id)
         await assert_laws(again.dsn)
 

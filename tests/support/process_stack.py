@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from campaign.delivery.v1 import delivery_pb2, kpis_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
@@ -155,6 +156,16 @@ class ProcessStack:
             return True
 
         await eventually(reached, timeout_seconds=RUN_SECONDS_MAX)
+
+    async def healthy(self, *, serving: bool) -> None:
+        """Waits until DeliveryService's health says that it serves, or that it does not."""
+        stub: Any = health_pb2_grpc.HealthStub(self.channel)
+
+        async def reached() -> bool:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
+            return bool((answer.status == health_pb2.HealthCheckResponse.SERVING) == serving)
+
+        await eventually(reached, timeout_seconds=START_SECONDS_MAX)
 
     async def truth_reached(self, delivery_id: str) -> kpis_pb2.Kpis:
         """Waits until the delivery is finished, all feedback is acked, and the KPIs are the simulator's truth."""

@@ -10,7 +10,7 @@ inside transactions would halve the commit rate, and a dead LISTEN tells nobody.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -148,13 +148,15 @@ class KpiHub:
             except (*UNAVAILABLE_ERRORS, *RETRYABLE_ERRORS, TimeoutError) as error:
                 log.warning("the watch feed can't read", extra={"action": "watch_feed", "error": type(error).__name__})
 
-    async def run_sources(self) -> None:
-        """Keeps `sources_connected` fresh, until cancelled."""
+    async def run_sources(self, database_reached: Callable[[bool], Awaitable[None]]) -> None:
+        """Keeps `sources_connected` fresh, until cancelled, and tells each time whether the database answered."""
         while True:
             try:
                 self.sources_connected = await self._feedback.sources_connected(self._clock.now())
+                reached = True
             except (*UNAVAILABLE_ERRORS, *RETRYABLE_ERRORS, TimeoutError):
-                self.sources_connected = 0  # unknown; the feed says why
+                self.sources_connected, reached = 0, False  # unknown; the feed says why
+            await database_reached(reached)
             await self._clock.sleep(_SOURCES_REFRESH_SECONDS)
 
     @contextmanager

@@ -11,6 +11,7 @@ Invariants:
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
@@ -210,9 +211,9 @@ class RelayWorker:
         return timedelta(seconds=ceiling * (0.5 + random.random() / 2))
 
     def _count(self, answer: pb.RelayResponse) -> None:
-        verdicts = list(answer.verdicts)
-        for verdict in set(verdicts):
-            self._metrics.relayed.labels(pb.RelayVerdict.Name(verdict)).inc(verdicts.count(verdict))
+        for verdict, number in Counter(answer.verdicts).items():
+            known = verdict if verdict in pb.RelayVerdict.values() else pb.RELAY_VERDICT_UNSPECIFIED
+            self._metrics.relayed.labels(pb.RelayVerdict.Name(known)).inc(number)
 
 
 def _batches(rows: list[asyncpg.Record], size_max: int, bytes_max: int) -> list[list[asyncpg.Record]]:

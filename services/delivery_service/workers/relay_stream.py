@@ -44,17 +44,18 @@ class RelayStream:
         answer: asyncio.Future[pb.RelayResponse] = asyncio.get_running_loop().create_future()
         sequence = 0
         try:
-            async with self._writing:
-                if self.broken:
-                    raise RelayBroken
-                if delivery_id not in self._templates:
-                    await self._call.write(pb.RelayRequest(template=template()))
-                    self._templates.add(delivery_id)
-                self._sequence = sequence = self._sequence + 1
-                self._waiting[sequence] = answer
-                batch = pb.RelayBatch(sequence=sequence, delivery_id=str(delivery_id), messages=messages)
-                await self._call.write(pb.RelayRequest(batch=batch))
+            # The limit is on the writing too: an MTA side that doesn't read lets a write wait for ever.
             async with asyncio.timeout(self._answer_timeout_seconds):
+                async with self._writing:
+                    if self.broken:
+                        raise RelayBroken
+                    if delivery_id not in self._templates:
+                        await self._call.write(pb.RelayRequest(template=template()))
+                        self._templates.add(delivery_id)
+                    self._sequence = sequence = self._sequence + 1
+                    self._waiting[sequence] = answer
+                    batch = pb.RelayBatch(sequence=sequence, delivery_id=str(delivery_id), messages=messages)
+                    await self._call.write(pb.RelayRequest(batch=batch))
                 return await answer
         except TimeoutError as error:
             self._call.cancel()

@@ -85,3 +85,19 @@ async def test_metrics_count_calls_by_method_and_code_and_time_only_single_answe
     assert registry.get_sample_value("grpc_server_calls_total", {"method": METHOD, "code": "OK"}) == 2
     assert registry.get_sample_value("grpc_server_call_seconds_count", {"method": METHOD}) == 1
     assert registry.get_sample_value("grpc_server_calls_in_flight", {"method": METHOD}) == 0
+
+
+@pytest.mark.parametrize(("seconds_left", "late"), [(None, False), (60.0, False), (0.0, True), (-1.0, True)])
+async def test_a_call_is_late_once_its_deadline_has_passed(seconds_left: float | None, late: bool) -> None:
+    call = RunningCall(METHOD, streams_responses=False)
+    call.deadline = None if seconds_left is None else call.loop.time() + seconds_left
+    assert call.is_late() is late
+
+
+async def test_a_call_is_late_when_only_what_the_wire_rounds_up_is_left() -> None:
+    call = RunningCall(METHOD, streams_responses=False)
+    call.started -= 10.0
+    call.deadline = call.loop.time() + 0.1
+    assert call.is_late()
+    call.deadline = call.loop.time() + 1.0
+    assert not call.is_late()

@@ -62,19 +62,17 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. A limit of this process is reached. Metadata: limit (the setting's name), value."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 14
     """INTERNAL. A defect; metadata `error_id` is the key into the server's log."""
-    ERROR_REASON_DELIVERY_SERVICE_UNAVAILABLE: _ErrorReason.ValueType  # 15
-    """UNAVAILABLE. DeliveryService can't be reached from FeedbackService. Retry with back-off."""
-    ERROR_REASON_UPLOAD_NOT_FOUND: _ErrorReason.ValueType  # 16
+    ERROR_REASON_UPLOAD_NOT_FOUND: _ErrorReason.ValueType  # 15
     """NOT_FOUND. No such upload of recipients. Metadata: delivery_id, upload_id."""
-    ERROR_REASON_TEMPLATE_MISSING: _ErrorReason.ValueType  # 17
+    ERROR_REASON_TEMPLATE_MISSING: _ErrorReason.ValueType  # 16
     """FAILED_PRECONDITION. A batch was relayed for a delivery whose template the stream has not carried. Metadata:
     delivery_id.
     """
-    ERROR_REASON_ALREADY_RUNNING: _ErrorReason.ValueType  # 18
+    ERROR_REASON_ALREADY_RUNNING: _ErrorReason.ValueType  # 17
     """ABORTED. Another run of the same work holds the delivery: repeat later. Metadata: delivery_id."""
-    ERROR_REASON_TIMEOUT: _ErrorReason.ValueType  # 19
+    ERROR_REASON_TIMEOUT: _ErrorReason.ValueType  # 18
     """DEADLINE_EXCEEDED. A statement or a call took longer than its limit. Retry with back-off."""
-    ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 20
+    ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 19
     """UNAUTHENTICATED. The token was valid and has expired, perhaps in mid-stream: get a new one and call again."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -123,18 +121,16 @@ ERROR_REASON_LIMIT_REACHED: ErrorReason.ValueType  # 13
 """RESOURCE_EXHAUSTED. A limit of this process is reached. Metadata: limit (the setting's name), value."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 14
 """INTERNAL. A defect; metadata `error_id` is the key into the server's log."""
-ERROR_REASON_DELIVERY_SERVICE_UNAVAILABLE: ErrorReason.ValueType  # 15
-"""UNAVAILABLE. DeliveryService can't be reached from FeedbackService. Retry with back-off."""
-ERROR_REASON_UPLOAD_NOT_FOUND: ErrorReason.ValueType  # 16
+ERROR_REASON_UPLOAD_NOT_FOUND: ErrorReason.ValueType  # 15
 """NOT_FOUND. No such upload of recipients. Metadata: delivery_id, upload_id."""
-ERROR_REASON_TEMPLATE_MISSING: ErrorReason.ValueType  # 17
+ERROR_REASON_TEMPLATE_MISSING: ErrorReason.ValueType  # 16
 """FAILED_PRECONDITION. A batch was relayed for a delivery whose template the stream has not carried. Metadata:
 delivery_id.
 """
-ERROR_REASON_ALREADY_RUNNING: ErrorReason.ValueType  # 18
+ERROR_REASON_ALREADY_RUNNING: ErrorReason.ValueType  # 17
 """ABORTED. Another run of the same work holds the delivery: repeat later. Metadata: delivery_id."""
-ERROR_REASON_TIMEOUT: ErrorReason.ValueType  # 19
+ERROR_REASON_TIMEOUT: ErrorReason.ValueType  # 18
 """DEADLINE_EXCEEDED. A statement or a call took longer than its limit. Retry with back-off."""
-ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 20
+ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 19
 """UNAUTHENTICATED. The token was valid and has expired, perhaps in mid-stream: get a new one and call again."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
