@@ -13,7 +13,7 @@ import grpc.aio
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from campaign.delivery.v1.delivery_pb2 import Delivery
 from campaign.delivery.v1.delivery_service_pb2_grpc import DeliveryServiceStub
-from campaign_cli.connection import read_connection
+from campaign_cli.connection import DEFAULT_FOLDER, read_connection
 from campaign_cli.errors import CommandFailed
 from service_runtime.backoff import delays
 from service_runtime.client import TokenFile, open_channel
@@ -44,6 +44,13 @@ class Target:
     folder: Path
     address: str | None = None
     token_file: Path | None = None
+
+    @property
+    def options(self) -> str:
+        """What to add to another command for the same service."""
+        if self.address is not None:
+            return f" --target {self.address} --token-file {self.token_file or 'FILE'}"
+        return "" if self.folder == DEFAULT_FOLDER else f" --data {self.folder}"
 
 
 def is_passing(error: grpc.aio.AioRpcError) -> bool:

@@ -1,17 +1,13 @@
 """The commands and their arguments; what they do is elsewhere."""
 
-import asyncio
 import json
-import signal
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from email.utils import parseaddr
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
 
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from campaign.delivery.v1.delivery_pb2 import (
@@ -23,14 +19,12 @@ from campaign.delivery.v1.delivery_pb2 import (
 from campaign.delivery.v1.role_pb2 import Role
 from campaign.delivery.v1.send_log_pb2 import FailureType, Reason, SendLogStatus
 from campaign_cli import logs
-from campaign_cli.client import SEND_PATIENCE_SECONDS, DeliveryClient, Target, connect
+from campaign_cli.client import SEND_PATIENCE_SECONDS, Target, connect
 from campaign_cli.connection import DEFAULT_FOLDER
 from campaign_cli.display import render_kpis, render_modes
-from campaign_cli.errors import CommandFailed
 from campaign_cli.running import is_wide, open_console, run
-from campaign_cli.send import Draft, confirm_send, prepare_send
-from campaign_cli.upload import Rejects
-from campaign_cli.watch import follow, open_screen
+from campaign_cli.send import Draft, run_send
+from campaign_cli.watch import watch_until_over
 from campaign_cli.words import choices, plural
 
 MODES = {"with-efs": FEEDBACK_MODE_WITH_EFS, "without-efs": FEEDBACK_MODE_WITHOUT_EFS}
@@ -110,43 +104,7 @@ def send(
         subject=subject, html=_read_text(html), text=_read_text(text), from_address=address or sender, from_name=name
     )
     draft = Draft(recipients, content, label or subject[:200], MODES[mode])
-    run(_send(Target(**where), draft, rejects_path, yes, open_console()))
-
-
-async def _send(target: Target, draft: Draft, rejects_path: Path | None, yes: bool, console: Console) -> None:
-    async with connect(target, SEND_PATIENCE_SECONDS) as client:
-        with ExitStack() as files:
-            rejects = Rejects()
-            if rejects_path is not None:
-                # What is not UTF-8 goes out as it came in, so that it can be mended.
-                output = rejects_path.open("w", encoding="utf-8", errors="surrogateescape", newline="\n")
-                rejects.output = files.enter_context(output)
-            delivery = await prepare_send(client, draft, rejects, console)
-        if not yes and not await _ask(f"Send {plural(delivery.plan.to_deliver, 'message')}?"):
-            raise CommandFailed("not sent", [f"delivery {delivery.delivery_id} stays ready to be confirmed"])
-        await confirm_send(client, delivery)
-        await watch_until_over(client, [delivery.delivery_id], console, {delivery.delivery_id: delivery.label})
-
-
-async def _ask(question: str) -> bool:
-    # While the terminal waits for an answer, Ctrl-C must end the waiting; the loop could not.
-    loop = asyncio.get_running_loop()
-    loop.remove_signal_handler(signal.SIGINT)
-    return click.confirm(question)
-
-
-async def watch_until_over(
-    client: DeliveryClient, delivery_ids: list[str], console: Console, titles: dict[str, str]
-) -> None:
-    """Follows deliveries on the screen; leaving it leaves them as they are."""
-    try:
-        with open_screen(console, titles) as screen:
-            await follow(client, delivery_ids, screen)
-    except asyncio.CancelledError:
-        console.print(
-            f"\nThe sending goes on. Watch it again: campaign watch {' '.join(delivery_ids)}", highlight=False
-        )
-        raise
+    run(run_send(Target(**where), draft, rejects_path, yes, open_console()))
 
 
 @campaign.command()
@@ -156,9 +114,10 @@ def watch(delivery_ids: tuple[str, ...], **where: Any) -> None:
     """Shows the KPIs of deliveries live, until their end."""
 
     async def work() -> None:
-        async with connect(Target(**where), SEND_PATIENCE_SECONDS) as client:
+        target = Target(**where)
+        async with connect(target, SEND_PATIENCE_SECONDS) as client:
             titles = {each: (await client.get_delivery(each)).label for each in delivery_ids}
-            await watch_until_over(client, list(titles), open_console(), titles)
+            await watch_until_over(client, titles, open_console(), target.options)
 
     run(work())
 

@@ -1,10 +1,13 @@
 """`campaign send`: from a CSV file to a finished send, with a person's yes in between."""
 
 import asyncio
+import signal
 import uuid
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
@@ -19,11 +22,12 @@ from campaign.delivery.v1.delivery_pb2 import (
     DeliveryState,
     FeedbackMode,
 )
-from campaign_cli.client import DeliveryClient
+from campaign_cli.client import SEND_PATIENCE_SECONDS, DeliveryClient, Target, connect
 from campaign_cli.display import render_plan
 from campaign_cli.errors import CommandFailed
 from campaign_cli.recipients_csv import HeaderProblem
 from campaign_cli.upload import Rejects, read_chunks, upload_recipients
+from campaign_cli.watch import watch_until_over
 from campaign_cli.words import plural
 
 PREPARE_POLL_SECONDS = (0.05, 0.1, 0.2, 0.5)
@@ -38,6 +42,22 @@ class Draft:
     content: Content
     label: str
     feedback_mode: FeedbackMode.ValueType
+
+
+async def run_send(target: Target, draft: Draft, rejects_path: Path | None, yes: bool, console: Console) -> None:
+    """Everything from the file to the end of the send, with a question in between unless `yes`."""
+    async with connect(target, SEND_PATIENCE_SECONDS) as client:
+        with ExitStack() as files:
+            rejects = Rejects()
+            if rejects_path is not None:
+                # What is not UTF-8 goes out as it came in, so that it can be mended.
+                output = rejects_path.open("w", encoding="utf-8", errors="surrogateescape", newline="\n")
+                rejects.output = files.enter_context(output)
+            delivery = await prepare_send(client, draft, rejects, console)
+        if not yes and not await _ask(f"Send {plural(delivery.plan.to_deliver, 'message')}?"):
+            raise CommandFailed("not sent", [f"delivery {delivery.delivery_id} stays ready to be confirmed"])
+        await confirm_send(client, delivery)
+        await watch_until_over(client, {delivery.delivery_id: delivery.label}, console, target.options)
 
 
 async def prepare_send(client: DeliveryClient, draft: Draft, rejects: Rejects, console: Console) -> Delivery:
@@ -100,3 +120,12 @@ def show_rejects(console: Console, rejects: Rejects) -> None:
         console.print(f"  line {bad.line}: {escape(bad.cause)}", highlight=False)
     if more := rejects.count - len(rejects.first):
         console.print(f"  … and {more:,} more (--rejects FILE writes them all)", style="dim", highlight=False)
+
+
+async def _ask(question: str) -> bool:
+    # Ctrl-C must end the waiting for an answer, during which the event loop, whose business it is else, stands still.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return click.confirm(question)
+    finally:
+        signal.signal(signal.SIGINT, before)

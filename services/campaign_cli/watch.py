@@ -1,5 +1,6 @@
 """Follows the KPIs of deliveries until they are over: the stream loop. What it looks like is `display`'s part."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, Self
 
@@ -132,3 +133,16 @@ async def follow(
             await patience.wait_after(error)
         finally:
             call.cancel()
+
+
+async def watch_until_over(
+    client: DeliveryClient, titles: Mapping[str, str], console: Console, target_options: str
+) -> None:
+    """Follows the deliveries of `titles` on the screen; leaving it leaves them as they are."""
+    try:
+        with open_screen(console, titles) as screen:
+            await follow(client, list(titles), screen)
+    except asyncio.CancelledError:
+        again = f"campaign watch {' '.join(titles)}{target_options}"
+        console.print(f"\nYou have left the watch, and the sending goes on. Watch again: {again}", highlight=False)
+        raise

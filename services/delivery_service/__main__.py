@@ -13,7 +13,6 @@ import sys
 
 from pydantic import ValidationError
 
-from delivery_service.app import App
 from delivery_service.settings import Settings
 from delivery_service.store.database import SchemaOutdated
 from delivery_service.store.migrate import migrate
@@ -40,6 +39,9 @@ def main() -> int:
     except ValidationError as error:
         return _refuse(f"the environment is wrong: {error}")
     faults: list[str] = []
+
+    # Here, since it brings gRPC and half the world along: `migrate` needs none of it.
+    from delivery_service.app import App
 
     async def serve(stop: asyncio.Event) -> None:
         def fault(task: str) -> None:

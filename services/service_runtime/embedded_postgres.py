@@ -66,6 +66,7 @@ class EmbeddedPostgres:
         self._user: pwd.struct_passwd | None = None
         self._socket_folder = self._folder
         self._lock: IO[str] | None = None
+        self._started = False
 
     @property
     def dsn(self) -> str:
@@ -86,6 +87,7 @@ class EmbeddedPostgres:
                 self._run("initdb", "--username=postgres", "--auth=trust", "--no-instructions", *locale)
             self._choose_socket_folder()
             self._write_settings()
+            self._started = True
             self._run("pg_ctl", "start", "--wait", f"--timeout={START_SECONDS_MAX}", f"--log={self._log}")
         except BaseException:
             self.__exit__()
@@ -94,9 +96,13 @@ class EmbeddedPostgres:
 
     def __exit__(self, *_: object) -> None:
         try:
-            if self._is_serving():
+            # What was started here is stopped without asking first: a server that can't be reached for the moment
+            # would be left behind.
+            if self._started:
+                self._own(self._folder)  # meanwhile someone may have closed a parent folder
                 self._stop()
         finally:
+            self._started = False
             if self._socket_folder != self._folder:
                 shutil.rmtree(self._socket_folder, ignore_errors=True)
             if self._lock is not None:
@@ -138,7 +144,20 @@ class EmbeddedPostgres:
 
     def _stop(self) -> None:
         # Away from the terminal: a second, impatient Ctrl-C must not cut the orderly end short.
-        self._run("pg_ctl", "stop", "--mode=fast", "--wait", own_session=True)
+        self._run("pg_ctl", "stop", "--mode=fast", "--wait", check=False, own_session=True)
+        if (process := self._process()) is not None:
+            raise PostgresUnavailable(
+                f"the server in {self._cluster} does not stop: end the process {process} yourself"
+            )
+
+    def _process(self) -> int | None:
+        """The id of the server's process, if it runs."""
+        try:
+            process = int((self._cluster / "postmaster.pid").read_text("utf-8").splitlines()[0])
+            os.kill(process, 0)
+        except (FileNotFoundError, IndexError, ValueError, ProcessLookupError):
+            return None
+        return process
 
     def _run(self, program: str, *arguments: str, check: bool = True, own_session: bool = False) -> int:
         # Its words go to a file: the server inherits the output of pg_ctl, and would keep a pipe open while it runs.

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,7 +26,10 @@ FREE_PORTS = [
     for part in (f"--port-{name}", "0")
 ]
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
+    pytest.mark.timeout(240),
+]
 
 
 def campaign(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -76,14 +80,17 @@ async def up(folder: Path, *simulator_options: str) -> AsyncIterator[asyncio.sub
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "data"
-    assert processes_of(tmp_path) == []
+def folder() -> Iterator[Path]:
+    # Not below pytest's own folder: each new run of pytest closes that one to other users, and Postgres is another user
+    # when root runs the tests.
+    with tempfile.TemporaryDirectory(prefix="campaign-tests-") as parent:
+        yield Path(parent) / "data"
+        assert processes_of(Path(parent)) == []
 
 
 @pytest.fixture
 def people(tmp_path: Path) -> Path:
-    path = tmp_path.parent / f"{tmp_path.name}.csv"
+    path = tmp_path / "people.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("profile_id", "email", "first_name"))
@@ -162,7 +169,7 @@ async def test_leaving_the_watch_leaves_the_send(folder: Path, people: Path) -> 
         sending.send_signal(signal.SIGINT)
         rest, _ = await asyncio.wait_for(sending.communicate(), 30)
         assert sending.returncode == 130
-        assert b"campaign watch " in rest
+        assert f"--data {folder}" in rest.decode().split("campaign watch ")[1]
         (delivery,) = rows(campaign("list", "--data", str(folder), "--json"))
         assert delivery["state"] == "DELIVERY_STATE_FINISHED"
 

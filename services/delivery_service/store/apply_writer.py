@@ -249,54 +249,75 @@ class _Writer:
     async def _write_once(
         self, connection: asyncpg.Connection, columns: ObservationColumns, slots: list[int], indexes: list[int]
     ) -> list[int]:
-        """One autocommitted statement. Gives the indexes of rows whose message does not exist."""
+        """One autocommitted statement for all, and a second one for the few that did not win. Gives the indexes of
+        rows whose message does not exist."""
+        layout = _Layout.of(columns, slots, indexes)
+        now = self._clock.now()
+        values = columns.take(layout.indexes).statement_values()
+        if len(layout.keys) == 1:
+            lost = await connection.fetchval(query("apply_slot"), *layout.keys[0], now, *values)
+            losers = [(0, recipient) for recipient in lost or ()]
+        else:
+            rows = await connection.fetch(query("apply_slots"), *layout.key_columns(), layout.ends, now, *values)
+            losers = [(row["layer"] - 1, row["recipient"]) for row in rows]
+        if not losers:
+            return []
+        late = layout.only(columns.recipients, set(losers))
+        values = columns.take(late.indexes).statement_values()
+        found = await connection.fetch(query("keep_late"), *late.key_columns(), late.ends, now, *values)
+        unknown = {(row["delivery_id"], row["recipient"]) for row in found}
+        return [i for i in late.indexes if (columns.delivery_ids[i], columns.recipients[i]) in unknown]
+
+
+@dataclass(slots=True)
+class _Layout:
+    """A batch as a statement takes it: layers, each of one slot, in the order in which slots are locked.
+
+    Layer i has the key (delivery, slot) keys[i], and ends before place ends[i] of `indexes` (into the columns).
+    """
+
+    keys: list[tuple[int, int]]
+    ends: list[int]
+    indexes: list[int]
+
+    @classmethod
+    def of(cls, columns: ObservationColumns, slots: list[int], indexes: list[int]) -> "_Layout":
+        """Groups rows by slot; of a recipient that occurs more than once in a group, the greatest comes first."""
         groups: dict[tuple[int, int], list[int]] = {}
         delivery_ids, recipients = columns.delivery_ids, columns.recipients
         for index in indexes:
             groups.setdefault((delivery_ids[index], slots[index]), []).append(index)
-
-        keys: list[tuple[int, int]] = []
-        ends: list[int] = []
-        ordered: list[int] = []
+        layout = cls([], [], [])
         for key in sorted(groups):  # every writer takes slot locks in this order
             members = groups[key]
             group_recipients = [recipients[i] for i in members]
             if len(set(group_recipients)) == len(members):
-                keys.append(key)
-                ordered += members
-                ends.append(len(ordered))
+                layout.append(key, members)
                 continue
             for layer in layers(group_recipients, [columns.observation(i) for i in members]):
-                keys.append(key)
-                ordered += [members[i] for i in layer]
-                ends.append(len(ordered))
+                layout.append(key, [members[i] for i in layer])
+        return layout
 
-        rows = columns.take(ordered)
-        values = (
-            rows.recipients,
-            rows.outcomes,
-            rows.event_times_us,
-            rows.failure_types,
-            rows.reasons,
-            rows.smtp_codes,
-            rows.enhanced_codes,
-            rows.diagnostics,
-            rows.attempts,
-            rows.rules_versions,
-        )
-        now = self._clock.now()
-        if len(keys) == 1:
-            delivery_id, slot = keys[0]
-            missing = await connection.fetchval(query("apply_slot"), delivery_id, slot, now, *values)
-            unknown = {(delivery_id, recipient) for recipient in missing or ()}
-        else:
-            found = await connection.fetch(
-                query("apply_slots"), [key[0] for key in keys], [key[1] for key in keys], ends, now, *values
-            )
-            unknown = {(row["delivery_id"], row["recipient"]) for row in found}
-        if not unknown:
-            return []
-        return [i for i in indexes if (delivery_ids[i], recipients[i]) in unknown]
+    def append(self, key: tuple[int, int], indexes: list[int]) -> None:
+        """Adds a layer."""
+        self.keys.append(key)
+        self.indexes += indexes
+        self.ends.append(len(self.indexes))
+
+    def key_columns(self) -> tuple[list[int], list[int]]:
+        """Deliveries and slots of the layers."""
+        return [key[0] for key in self.keys], [key[1] for key in self.keys]
+
+    def only(self, recipients: list[int], wanted: set[tuple[int, int]]) -> "_Layout":
+        """The part of it that is in `wanted`, a set of (layer, recipient), layers counted from 0."""
+        part = _Layout([], [], [])
+        begin = 0
+        for layer, (key, end) in enumerate(zip(self.keys, self.ends, strict=True)):
+            chosen = [i for i in self.indexes[begin:end] if (layer, recipients[i]) in wanted]
+            if chosen:
+                part.append(key, chosen)
+            begin = end
+        return part
 
 
 class _Budget:

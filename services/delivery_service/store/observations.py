@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from delivery_service.domain.outcome import FAILING, Observation
 
@@ -50,12 +51,17 @@ class ObservationColumns:
         """These of them, as new columns."""
         return ObservationColumns(*([column[i] for i in indexes] for column in self._columns()))
 
+    def statement_values(self) -> tuple[list[Any], ...]:
+        """The columns as the statements of the apply path take them, without the deliveries."""
+        _, *columns = self._columns()
+        return tuple(columns)
+
     def extend(self, other: "ObservationColumns") -> None:
         """Appends all of the other's."""
         for column, more in zip(self._columns(), other._columns(), strict=True):
             column.extend(more)
 
-    def _columns(self) -> list[list]:  # type: ignore[type-arg]  # lists of int and of str
+    def _columns(self) -> list[list[Any]]:
         return [getattr(self, name) for name in _NAMES]
 
 

@@ -6,9 +6,10 @@
 -- the slot's last writer committed. (Within one statement Postgres may run the parts in another order: that lost the
 -- log once.) Then: the rows whose observation is greater are updated, each change is logged under the slot's next
 -- revision, and the counters move by the same changes. All of it in the caller's single autocommitted statement.
--- An observation that does not win is kept as late, unless it repeats one already known.
 --
--- Gives the recipients that have no send log (all of them, if there is no such slot); null if there are none.
+-- Gives the recipients whose observation did not win (all of them, if there is no such slot), null if every one did.
+-- They are `keep_late`'s: a second statement, so that the many which win don't pay for the few which lose. Stopped in
+-- between, nothing is lost: nothing was acknowledged, and what comes again loses again.
 create function apply_slot (
     p_delivery_id bigint, p_slot smallint, p_now timestamptz,
     p_recipients integer[], p_outcomes smallint[], p_event_times_us bigint[], p_failure_types smallint[],
@@ -17,8 +18,7 @@ create function apply_slot (
 ) returns integer[] language plpgsql as $$
 declare
     v_revision bigint;
-    v_changed integer;
-    v_unknown integer[];
+    v_losers integer[];
 begin
     select revision + 1 into v_revision
     from delivery_counter where delivery_id = p_delivery_id and slot = p_slot for no key update;
@@ -94,72 +94,93 @@ begin
         commit_time = p_now, newest_event_time = greatest(c.newest_event_time, t.newest_event_time)
     from total t
     where c.delivery_id = p_delivery_id and c.slot = p_slot and t.n > 0
-    returning t.n into v_changed;
-
-    if coalesce(v_changed, 0) = cardinality(p_recipients) then
-        return null;
+    returning case when t.n < cardinality(p_recipients) then
+        array(select unnest(p_recipients) except select recipient from changed) end
+    into v_losers;
+    if not found then
+        return p_recipients;
     end if;
-
-    with observation as (
-        select o.recipient, o.outcome, o.failure_type, o.reason, o.smtp_code, o.attempt, o.rules_version,
-            timestamptz 'epoch' + o.event_time_us * interval '1 microsecond' as event_time,
-            o.enhanced_code collate "C" as enhanced_code, o.diagnostic collate "C" as diagnostic
-        from unnest(p_recipients, p_outcomes, p_event_times_us, p_failure_types, p_reasons, p_smtp_codes,
-                p_enhanced_codes, p_diagnostics, p_attempts, p_rules_versions)
-            as o (recipient, outcome, event_time_us, failure_type, reason, smtp_code,
-                enhanced_code, diagnostic, attempt, rules_version)
-    )
-    insert into late_observation (delivery_id, recipient, outcome, failure_type, reason, smtp_code, attempt,
-        rules_version, event_time, commit_time, enhanced_code, diagnostic)
-    select p_delivery_id, o.recipient, o.outcome, o.failure_type, o.reason, o.smtp_code, o.attempt,
-        o.rules_version, o.event_time, p_now, o.enhanced_code, o.diagnostic
-    from observation o
-    join send_log l on l.delivery_id = p_delivery_id and l.recipient = o.recipient
-    where (l.outcome, l.event_time, l.failure_type, l.reason, l.smtp_code, l.enhanced_code, l.diagnostic, l.attempt)
-        > (o.outcome, o.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code, o.diagnostic, o.attempt)
-        and not exists (
-            select from transition t
-            where t.delivery_id = p_delivery_id and t.recipient = o.recipient
-                and (t.outcome, t.event_time, t.failure_type, t.reason, t.smtp_code, t.enhanced_code, t.diagnostic,
-                    t.attempt)
-                  = (o.outcome, o.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code, o.diagnostic,
-                    o.attempt))
-        and not exists (
-            select from late_observation k
-            where k.delivery_id = p_delivery_id and k.recipient = o.recipient
-                and (k.outcome, k.event_time, k.failure_type, k.reason, k.smtp_code, k.enhanced_code, k.diagnostic,
-                    k.attempt)
-                  = (o.outcome, o.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code, o.diagnostic,
-                    o.attempt));
-
-    select array_agg(o.recipient) into v_unknown
-    from unnest(p_recipients) as o (recipient)
-    where not exists (
-        select from send_log l where l.delivery_id = p_delivery_id and l.recipient = o.recipient);
-    return v_unknown;
+    return v_losers;
 end $$;
 
 -- Applies layers of many slots and deliveries in one round trip: a loop here, since one round trip each is ten times
 -- slower over many small deliveries, and one statement over all of them is what a distributed Postgres can't route.
 -- Layer i is the run of the columns that ends at p_ends[i]. The caller orders layers by (delivery, slot): every writer
--- takes the slot locks in the same order. Gives one row per recipient that has no send log.
+-- takes the slot locks in the same order. Gives the layer's number and the recipient of each that did not win.
 create function apply_slots (
     p_delivery_ids bigint[], p_slots smallint[], p_ends integer[], p_now timestamptz,
     p_recipients integer[], p_outcomes smallint[], p_event_times_us bigint[], p_failure_types smallint[],
     p_reasons smallint[], p_smtp_codes smallint[], p_enhanced_codes text[], p_diagnostics text[],
     p_attempts smallint[], p_rules_versions smallint[]
-) returns table (delivery_id bigint, recipient integer) language plpgsql as $$
+) returns table (layer integer, recipient integer) language plpgsql as $$
 declare
     v_begin integer := 1;
     v_end integer;
 begin
     for i in 1 .. cardinality(p_ends) loop
         v_end := p_ends[i];
-        return query select p_delivery_ids[i], u from unnest(apply_slot(
+        return query select i, u from unnest(apply_slot(
             p_delivery_ids[i], p_slots[i], p_now, p_recipients[v_begin:v_end], p_outcomes[v_begin:v_end],
             p_event_times_us[v_begin:v_end], p_failure_types[v_begin:v_end], p_reasons[v_begin:v_end],
             p_smtp_codes[v_begin:v_end], p_enhanced_codes[v_begin:v_end], p_diagnostics[v_begin:v_end],
             p_attempts[v_begin:v_end], p_rules_versions[v_begin:v_end])) as u;
+        v_begin := v_end + 1;
+    end loop;
+end $$;
+
+-- Keeps observations that did not win, grouped and ordered as in apply_slots (a recipient may come more than once in a
+-- group): each unless it repeats one already known. With the transitions they are all that was ever reported. Holds the
+-- slot while it looks and writes, so that two writers can't keep the same one. Gives those that have no send log.
+create function keep_late (
+    p_delivery_ids bigint[], p_slots smallint[], p_ends integer[], p_now timestamptz,
+    p_recipients integer[], p_outcomes smallint[], p_event_times_us bigint[], p_failure_types smallint[],
+    p_reasons smallint[], p_smtp_codes smallint[], p_enhanced_codes text[], p_diagnostics text[],
+    p_attempts smallint[], p_rules_versions smallint[]
+) returns table (delivery_id bigint, recipient integer) language plpgsql as $$
+#variable_conflict use_column
+declare
+    v_begin integer := 1;
+    v_end integer;
+begin
+    for i in 1 .. cardinality(p_ends) loop
+        v_end := p_ends[i];
+        perform from delivery_counter c where c.delivery_id = p_delivery_ids[i] and c.slot = p_slots[i]
+        for no key update;
+
+        insert into late_observation (delivery_id, recipient, outcome, failure_type, reason, smtp_code, attempt,
+            rules_version, event_time, commit_time, enhanced_code, diagnostic)
+        select p_delivery_ids[i], o.recipient, o.outcome, o.failure_type, o.reason, o.smtp_code, o.attempt,
+            o.rules_version, e.event_time, p_now, o.enhanced_code, o.diagnostic
+        from unnest(p_recipients[v_begin:v_end], p_outcomes[v_begin:v_end], p_event_times_us[v_begin:v_end],
+                p_failure_types[v_begin:v_end], p_reasons[v_begin:v_end], p_smtp_codes[v_begin:v_end],
+                p_enhanced_codes[v_begin:v_end], p_diagnostics[v_begin:v_end], p_attempts[v_begin:v_end],
+                p_rules_versions[v_begin:v_end])
+            as o (recipient, outcome, event_time_us, failure_type, reason, smtp_code, enhanced_code, diagnostic,
+                attempt, rules_version)
+        cross join lateral (
+            select timestamptz 'epoch' + o.event_time_us * interval '1 microsecond' as event_time) e
+        join send_log l on l.delivery_id = p_delivery_ids[i] and l.recipient = o.recipient
+        where (l.outcome, l.event_time, l.failure_type, l.reason, l.smtp_code, l.enhanced_code, l.diagnostic,
+                l.attempt)
+              > (o.outcome, e.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code collate "C",
+                o.diagnostic collate "C", o.attempt)
+            and not exists (
+                select from transition t
+                where t.delivery_id = p_delivery_ids[i] and t.recipient = o.recipient
+                    and (t.outcome, t.event_time, t.failure_type, t.reason, t.smtp_code, t.enhanced_code,
+                        t.diagnostic, t.attempt)
+                      = (o.outcome, e.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code,
+                        o.diagnostic, o.attempt))
+            and not exists (
+                select from late_observation k
+                where k.delivery_id = p_delivery_ids[i] and k.recipient = o.recipient
+                    and (k.outcome, k.event_time, k.failure_type, k.reason, k.smtp_code, k.enhanced_code,
+                        k.diagnostic, k.attempt)
+                      = (o.outcome, e.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code,
+                        o.diagnostic, o.attempt));
+
+        return query select p_delivery_ids[i], u from unnest(p_recipients[v_begin:v_end]) as u
+        where not exists (select from send_log l where l.delivery_id = p_delivery_ids[i] and l.recipient = u);
         v_begin := v_end + 1;
     end loop;
 end $$;
