@@ -93,8 +93,8 @@ def client_options(retried: Mapping[str, Iterable[str]], *, message_bytes_max: i
         # The look-ahead counts only with the bandwidth probe off.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", STREAM_WINDOW_BYTES),
-        # A connection per channel. Shared ones (the default) hand on the back-off of a channel that was closed before, and
-        # then a first call may fail although the server has come up.
+        # A connection per channel. Shared ones (the default) hand on the back-off of a channel that was closed before,
+        # and then a first call may fail although the server has come up.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.max_reconnect_backoff_ms", RECONNECT_BACKOFF_SECONDS_MAX * 1_000),
         ("grpc.max_metadata_size", METADATA_BYTES_MAX),

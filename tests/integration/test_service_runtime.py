@@ -36,6 +36,7 @@ from service_runtime.server import GrpcServer, ServerLimits
 
 SERVICE = "test.v1.TestService"
 TIMEOUT_SECONDS = 10.0
+OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
 KINDS = ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream", "Written")
 
 
@@ -322,7 +323,7 @@ async def test_a_handlers_own_abort_passes_unchanged(lab: Lab) -> None:
 
 async def test_three_hundred_violations_arrive_cut_and_counted_instead_of_breaking_the_status(lab: Lab) -> None:
     # A client without our larger limit on metadata: the status must fit into grpc's default.
-    channel = grpc.aio.insecure_channel(f"127.0.0.1:{lab.server.port}")
+    channel = grpc.aio.insecure_channel(f"127.0.0.1:{lab.server.port}", options=[OWN_CONNECTION])
     lab.stack.push_async_callback(channel.close)
     metadata = (("authorization", f"Bearer {lab.keys.sign('alice', ['write'])}"),)
     error = await failure(channel, "UnaryUnary", b"violations", metadata)
@@ -542,7 +543,9 @@ async def test_a_new_server_is_not_serving_until_told_so() -> None:
 
 
 async def test_a_message_over_the_limit_is_refused(lab: Lab) -> None:
-    channel = grpc.aio.insecure_channel(f"127.0.0.1:{lab.server.port}", options=[("grpc.max_send_message_length", -1)])
+    channel = grpc.aio.insecure_channel(
+        f"127.0.0.1:{lab.server.port}", options=[OWN_CONNECTION, ("grpc.max_send_message_length", -1)]
+    )
     lab.stack.push_async_callback(channel.close)
     metadata = (("authorization", f"Bearer {lab.keys.sign('alice', ['write'])}"),)
     error = await failure(channel, "UnaryUnary", b"x" * (ServerLimits().receive_bytes_max + 1), metadata)

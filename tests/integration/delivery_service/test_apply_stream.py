@@ -386,6 +386,8 @@ async def test_nothing_can_be_reported_on_messages_that_were_never_confirmed(sta
         assert [rejection.reason for rejection in ack.rejections] == [UNKNOWN]
         tracked = await stack.track(Fact(f"{delivery_id}-1"))
         assert [rejection.reason for rejection in tracked.rejections] == [UNKNOWN]
+        async with connected(stack.dsn) as connection:
+            assert await connection.fetchval("select count(*) from tracking_log") == 0
         # What counts: preparing again and sending still adds up.
         await stack.confirm(await stack.prepare(delivery_id))
         await stack.in_state(delivery_id, delivery_pb2.DELIVERY_STATE_FINISHED)

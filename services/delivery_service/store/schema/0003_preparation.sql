@@ -80,7 +80,6 @@ begin
     group by s.slot order by s.slot
     on conflict (delivery_id, slot) do update
     set revision = c.revision + 1, prepared = excluded.prepared, commit_time = p_now;
-    -- Nothing has left, so nothing was opened: that is counted, as of now.
-    insert into engagement (delivery_id, as_of_time) values (p_delivery_id, p_now) on conflict do nothing;
+    insert into engagement (delivery_id) values (p_delivery_id) on conflict do nothing;
     return true;
 end $$;
