@@ -79,6 +79,14 @@ test-integration: setup ## Run the tests against Postgres and real gRPC servers 
 test-acceptance: setup ## Run the tests of the services as processes
 	$(BIN)/pytest tests/acceptance $(ARGS)
 
+.PHONY: bench
+bench: setup ## Measure it: every figure beside its ceiling; ARGS="feedback.durable --runs 3 --json out.json"
+	$(BIN)/python -m tests.bench $(ARGS)
+
+.PHONY: bench-smoke
+bench-smoke: setup ## See that every figure can be measured: small sizes, nothing asserted about speed
+	$(BIN)/python -m tests.bench --smoke $(ARGS)
+
 # One after the other, the quickest first, also under `make -j`.
 .PHONY: check
 check: setup ## Everything that CI runs

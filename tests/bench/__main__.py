@@ -1,4 +1,4 @@
-"""`python -m tests.bench [FIGURE…]`: measures what the product does per second and per byte, each beside its ceiling."""
+"""`python -m tests.bench [FIGURE…]`: what the product does per second and per byte, each beside its ceiling."""
 
 import argparse
 import asyncio
@@ -10,29 +10,29 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench import feedback
-from tests.bench.registry import FIGURES, Figure, Outcome, Run
+from tests.bench import audience, feedback, memory, reading, relaying, watching
+from tests.bench.registry import FIGURES, MEASUREMENTS, Figure, Outcome, Run
 from tests.bench.report import as_json, insane, table
 from tests.bench.stand import Stand
 
-GROUPS = (feedback,)
-"""Importing them registers their figures."""
+GROUPS = (feedback, audience, relaying, reading, watching, memory)
+"""Importing them registers their figures. They are measured in this order."""
 RECIPIENTS_DEFAULT = 200_000
 RECIPIENTS_MIN = 2_000
-SMOKE_RECIPIENTS = 5_000
+SMOKE_RECIPIENTS = 4_000
 
 
 def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-async def measure(figures: Sequence[Figure], recipients: int, runs: int) -> list[Outcome]:
+async def measure(figures: Sequence[Figure], recipients: int, runs: int, *, smoke: bool) -> list[Outcome]:
     """Measures these figures, in this order, so many times. A figure that fails does not stop the others."""
     outcomes = {figure.name: Outcome(figure) for figure in figures}
     with tempfile.TemporaryDirectory(prefix="campaign-bench-", dir="/tmp") as folder:
         async with Stand.open(Path(folder)) as stand:
             for number in range(runs):
-                run = Run(stand, recipients, lambda text: tell(f"  {text}"))
+                run = Run(stand, recipients, lambda text: tell(f"  {text}"), smoke=smoke)
                 for figure in figures:
                     await _measure_one(run, figure, outcomes[figure.name], f"run {number + 1} of {runs}")
     return list(outcomes.values())
@@ -42,9 +42,9 @@ async def _measure_one(run: Run, figure: Figure, outcome: Outcome, label: str) -
     began = time.perf_counter()
     try:
         # Figures of one measurement share it: it is made once.
-        name = f"{figure.measure.__module__}.{figure.measure.__qualname__}"
-        samples = await run.once(name, lambda: figure.measure(run))
-        outcome.samples.append(samples[figure.place])
+        take, place = MEASUREMENTS[figure.name]
+        samples = await run.once(f"{take.__module__}.{take.__qualname__}", lambda: take(run))
+        outcome.samples.append(samples[place])
     except Exception as error:
         outcome.problem = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         tell("".join(traceback.format_exception(error)))
@@ -64,8 +64,10 @@ def main() -> int:
     if unknown or recipients < RECIPIENTS_MIN or arguments.runs < 1:
         parser.error(f"figures: {', '.join(FIGURES)}; recipients: at least {RECIPIENTS_MIN}; runs: at least 1")
     wanted = [FIGURES[name] for name in arguments.figures] or [f for f in FIGURES.values() if not f.on_demand]
+    modules = [group.__name__ for group in GROUPS]
+    wanted.sort(key=lambda figure: modules.index(MEASUREMENTS[figure.name][0].__module__))
 
-    outcomes = asyncio.run(measure(wanted, recipients, arguments.runs))
+    outcomes = asyncio.run(measure(wanted, recipients, arguments.runs, smoke=arguments.smoke))
     print(f"\n{recipients:,} recipients, {arguments.runs} run(s); spread: largest less smallest, over the median\n")
     print(table(outcomes))
     if arguments.json:

@@ -1,4 +1,4 @@
-"""The facts that the feedback figures report: who, what and in which order. The same for us, the ceiling and the peer."""
+"""The facts that the feedback figures report: who, what, in which order. The same for us, the ceiling and the peer."""
 
 import random
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ import asyncpg
 
 from tests.bench import apply_ceiling
 from tests.bench.events import Audience, facts
-from tests.bench.registry import Run, Sample, figure
+from tests.bench.registry import Run, Sample, figure, measures
 from tests.bench.seeding import seed_audience
 from tests.bench.stand import Services, Stand, settle
 from tests.bench.workload import Report, workload
@@ -24,9 +24,9 @@ PEER_EVENTS: Final = 3_000
 FLAT_RECIPIENTS: Final = 5_000_000
 
 
-def audience_of(recipients: int, deliveries: int = 1) -> Audience:
+def audience_of(recipients: int, deliveries: int = 1, first_delivery_id: int = FIRST_DELIVERY_ID) -> Audience:
     """An audience of about that many recipients."""
-    return Audience(FIRST_DELIVERY_ID, deliveries, recipients // deliveries * deliveries)
+    return Audience(first_delivery_id, deliveries, recipients // deliveries * deliveries)
 
 
 async def report_all(
@@ -36,8 +36,9 @@ async def report_all(
     streams: int = STREAMS,
     frame_events: int = FRAME_EVENTS,
     outstanding_frames: int = OUTSTANDING_FRAMES,
+    events_per_second: float = 0,
 ) -> float:
-    """Events per second from the first frame sent to the last one acked."""
+    """Events per second from the first frame sent to the last one acked; 0: as fast as they can go."""
     async with workload(
         "mta_load",
         target=services.feedback_target,
@@ -46,6 +47,7 @@ async def report_all(
         streams=streams,
         frame_events=frame_events,
         outstanding_frames=outstanding_frames,
+        events_per_second=events_per_second,
     ) as mta:
         report = await mta.go()
     return rate_of(report)
@@ -59,14 +61,15 @@ def rate_of(report: Report) -> float:
     return rate
 
 
-async def assert_nothing_lost(dsn: str, audience: Audience) -> None:
+async def assert_nothing_lost(dsn: str, *audiences: Audience) -> None:
     """Everyone has feedback, and every law holds: no speed comes from lost work."""
     connection = await asyncpg.connect(dsn)
     try:
         known = await connection.fetchval("select sum(delivered + bounced) from delivery_counter")
     finally:
         await connection.close()
-    assert known == audience.recipients, f"{known} of {audience.recipients} recipients have feedback"
+    expected = sum(audience.recipients for audience in audiences)
+    assert known == expected, f"{known} of {expected} recipients have feedback"
     await assert_laws(dsn)
 
 
@@ -118,26 +121,26 @@ async def peer_rate(run: Run) -> float:
 
 
 async def _peer_rate(run: Run) -> float:
-    audience = audience_of(run.recipients)
+    audience = audience_of(min(PEER_EVENTS, run.recipients))
     async with run.stand.database() as dsn:
         await seed_audience(dsn, audience)
         await settle(dsn)
-        return await apply_ceiling.peer_rate(dsn, facts(audience)[:PEER_EVENTS])
+        return await apply_ceiling.peer_rate(dsn, facts(audience))
 
 
-@figure("feedback.durable", "events/s", must=0.45, aim=0.75)
+@measures(figure("feedback.durable", "events/s", must=0.45, aim=0.75))
 async def durable(run: Run) -> Sequence[Sample]:
     ceiling = await ceiling_rate(run)
     return [Sample(await durable_rate(run), ceiling, await peer_rate(run))]
 
 
-@figure("feedback.peer", "events/s", must=25, aim=45, judged="vs_peer")
+@measures(figure("feedback.peer", "events/s", must=25, aim=45, judged="vs_peer"))
 async def peer(run: Run) -> Sequence[Sample]:
     rate = await peer_rate(run)
     return [Sample(rate, None, rate, vs_peer=await durable_rate(run) / rate)]
 
 
-@figure("feedback.small_frames", "events/s", must=0.03, aim=0.06)
+@measures(figure("feedback.small_frames", "events/s", must=0.03, aim=0.06))
 async def small_frames(run: Run) -> Sequence[Sample]:
     rate = await product_rate(
         run.stand,
@@ -149,14 +152,14 @@ async def small_frames(run: Run) -> Sequence[Sample]:
     return [Sample(rate, await ceiling_rate(run), await peer_rate(run))]
 
 
-@figure("feedback.many", "events/s", must=0.4, aim=0.6)
+@measures(figure("feedback.many", "events/s", must=0.4, aim=0.6))
 async def many(run: Run) -> Sequence[Sample]:
     deliveries = min(MANY_DELIVERIES, run.recipients // 20)
     rate = await product_rate(run.stand, audience_of(run.recipients, deliveries))
     return [Sample(rate, await durable_rate(run), await peer_rate(run))]
 
 
-@figure("feedback.flat", "events/s", must=0.7, aim=0.9, on_demand=True)
+@measures(figure("feedback.flat", "events/s", must=0.7, aim=0.9, on_demand=True))
 async def flat(run: Run) -> Sequence[Sample]:
     large = await product_rate(run.stand, audience_of(run.recipients * FLAT_RECIPIENTS // 200_000))
     return [Sample(large, await durable_rate(run))]

@@ -173,9 +173,7 @@ class Connection(asyncio.Protocol):
             self._frame(_DATA, 0, stream.id, part)
 
     def _frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
-        self._write(
-            len(payload).to_bytes(3, "big") + bytes((kind, flags)) + number.to_bytes(4, "big") + payload
-        )
+        self._write(len(payload).to_bytes(3, "big") + bytes((kind, flags)) + number.to_bytes(4, "big") + payload)
 
     def _write(self, data: bytes) -> None:
         assert self._transport is not None, "not connected"

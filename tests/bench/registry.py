@@ -25,10 +25,12 @@ class Sample:
 class Run:
     """One pass over the wanted figures. What several of them need is measured once."""
 
-    def __init__(self, stand: Stand, recipients: int, note: Callable[[str], None]) -> None:
+    def __init__(self, stand: Stand, recipients: int, note: Callable[[str], None], *, smoke: bool = False) -> None:
         self.stand = stand
         self.recipients = recipients
         self.note = note
+        self.smoke = smoke
+        """Only to see that it works: repetitions and pauses may be few and short."""
         self._known: dict[str, Any] = {}
 
     async def once(self, name: str, measure: Callable[[], Awaitable[T]]) -> T:
@@ -51,13 +53,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One row of the table. Several may come from the same measurement, each its place in what that gives."""
+    """One row of the table. Several may come from the same measurement."""
 
     name: str
     unit: str
     target: Target
-    measure: Callable[[Run], Awaitable[Sequence[Sample]]]
-    place: int = 0
     on_demand: bool = False
 
 
@@ -88,9 +88,8 @@ class Outcome:
 
     @property
     def vs_peer(self) -> float | None:
-        return _median(
-            [sample.vs_peer or sample.value / sample.peer for sample in self.samples if sample.vs_peer or sample.peer]
-        )
+        of_peer = [sample.value / sample.peer if sample.peer else None for sample in self.samples]
+        return _median([sample.vs_peer or other for sample, other in zip(self.samples, of_peer, strict=True)])
 
     @property
     def judged(self) -> float | None:
@@ -117,7 +116,11 @@ class Outcome:
         return "must" if sign * number >= sign * target.must else "missed"
 
 
+Measure: TypeAlias = Callable[[Run], Awaitable[Sequence[Sample]]]
+
 FIGURES: dict[str, Figure] = {}
+MEASUREMENTS: dict[str, tuple[Measure, int]] = {}
+"""By figure: what measures it, and its place among the samples which that gives."""
 
 
 def figure(
@@ -128,15 +131,19 @@ def figure(
     aim: float,
     judged: Judged = "ratio",
     direction: Direction = "at least",
-    place: int = 0,
     on_demand: bool = False,
-) -> Callable[[Callable[[Run], Awaitable[Sequence[Sample]]]], Callable[[Run], Awaitable[Sequence[Sample]]]]:
-    """Registers a figure: the decorated function measures it."""
+) -> Figure:
+    """A figure and its marks."""
+    return Figure(name, unit, Target(must, aim, judged, direction), on_demand)
 
-    def register(
-        measure: Callable[[Run], Awaitable[Sequence[Sample]]],
-    ) -> Callable[[Run], Awaitable[Sequence[Sample]]]:
-        FIGURES[name] = Figure(name, unit, Target(must, aim, judged, direction), measure, place, on_demand)
+
+def measures(*figures: Figure) -> Callable[[Measure], Measure]:
+    """Registers the decorated function as what gives a sample of each of these, in their order."""
+
+    def register(measure: Measure) -> Measure:
+        for place, one in enumerate(figures):
+            FIGURES[one.name] = one
+            MEASUREMENTS[one.name] = (measure, place)
         return measure
 
     return register

@@ -71,14 +71,9 @@ async def seed(dsn: str, *seeds: Seed) -> None:
 async def seed_audience(dsn: str, audience: Audience) -> None:
     """The deliveries of an audience, ready for feedback."""
     first = audience.first_delivery_id
-    with_recipients = audience.deliveries == 1  # feedback does not look at them
-    await seed(
-        dsn,
-        *(
-            Seed(delivery_id, audience.per_delivery, with_recipients=with_recipients)
-            for delivery_id in range(first, first + audience.deliveries)
-        ),
-    )
+    ids = range(first, first + audience.deliveries)
+    # Feedback does not look at addresses.
+    await seed(dsn, *(Seed(delivery_id, audience.per_delivery, with_recipients=False) for delivery_id in ids))
 
 
 async def _seed(connection: asyncpg.Connection, one: Seed) -> None:

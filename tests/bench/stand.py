@@ -1,4 +1,4 @@
-"""Where the bench runs: a durable embedded Postgres, databases cloned from a migrated template, services as processes."""
+"""Where the bench runs: a durable embedded Postgres, databases cloned from a template, services as processes."""
 
 import asyncio
 import os
@@ -99,8 +99,7 @@ class Stand:
             stack.ports = type(stack.ports)(**{**_ports(stack), "mta": mta_port})
         async with AsyncExitStack() as exits:
             exits.push_async_callback(stack.stop)
-            for name in names or SERVICES:
-                await stack.start(name)
+            await asyncio.gather(*map(stack.start, names or SERVICES))
             services = Services(stack)
             yield services
             for name in stack.children:

@@ -70,9 +70,7 @@ async def slots_held(stack: DeliveryStack, delivery_id: str) -> AsyncIterator[Ca
     async with connected(stack.dsn) as connection:
         transaction = connection.transaction()
         await transaction.start()
-        await connection.execute(
-            "select from delivery_counter where delivery_id = $1 for update", int(delivery_id)
-        )
+        await connection.execute("select from delivery_counter where delivery_id = $1 for update", int(delivery_id))
         yield transaction.rollback
 
 
@@ -89,9 +87,10 @@ async def waiting_for_locks(dsn: str) -> int:
 
 
 async def test_a_stream_that_does_not_begin_with_open_is_refused(common: DeliveryStack) -> None:
-    async with stream_of(common, batch(1)) as call, refused(
-        grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"
-    ) as problem:
+    async with (
+        stream_of(common, batch(1)) as call,
+        refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as problem,
+    ):
         await call.read()
 
     assert problem.fields == ["open"]
@@ -107,18 +106,20 @@ async def test_a_stream_without_any_request_is_refused(common: DeliveryStack) ->
 
 @pytest.mark.parametrize("replica_id", ["", "x" * 201, "a\x00b"], ids=["empty", "too long", "with NUL"])
 async def test_a_replica_id_out_of_bounds_is_refused(common: DeliveryStack, replica_id: str) -> None:
-    async with stream_of(common, opened(replica_id)) as call, refused(
-        grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"
-    ) as problem:
+    async with (
+        stream_of(common, opened(replica_id)) as call,
+        refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as problem,
+    ):
         await call.read()
 
     assert problem.fields == ["open.replica_id"]
 
 
 async def test_a_second_open_is_refused(common: DeliveryStack) -> None:
-    async with stream_of(common, opened(), opened()) as call, refused(
-        grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"
-    ) as problem:
+    async with (
+        stream_of(common, opened(), opened()) as call,
+        refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as problem,
+    ):
         assert (await call.read()).HasField("accepted")
         await call.read()
 
@@ -129,9 +130,10 @@ async def test_a_second_open_is_refused(common: DeliveryStack) -> None:
 async def test_a_sequence_that_does_not_grow_by_one_from_one_is_refused(
     common: DeliveryStack, sequences: list[int]
 ) -> None:
-    async with stream_of(common, opened(), *map(batch, sequences)) as call, refused(
-        grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"
-    ) as problem:
+    async with (
+        stream_of(common, opened(), *map(batch, sequences)) as call,
+        refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as problem,
+    ):
         assert (await call.read()).HasField("accepted")
         for _ in sequences:
             await call.read()
@@ -160,9 +162,10 @@ async def test_status_columns_of_unequal_length_are_refused_by_name(common: Deli
     request = batch(1, *delivered("1", range(1, 3)))
     getattr(request.batch.observations, column).pop()
 
-    async with stream_of(common, opened(), request) as call, refused(
-        grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"
-    ) as problem:
+    async with (
+        stream_of(common, opened(), request) as call,
+        refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as problem,
+    ):
         await call.read()
         await call.read()
 
@@ -175,9 +178,10 @@ async def test_fact_columns_of_unequal_length_are_refused_by_name(common: Delive
     columns.sequence = 1
     getattr(columns.tracking_facts, column).pop()
 
-    async with stream_of(common, opened(), observation_pb.ApplyRequest(batch=columns)) as call, refused(
-        grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"
-    ) as problem:
+    async with (
+        stream_of(common, opened(), observation_pb.ApplyRequest(batch=columns)) as call,
+        refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as problem,
+    ):
         await call.read()
         await call.read()
 
@@ -189,9 +193,10 @@ async def test_columns_without_message_ids_are_refused(common: DeliveryStack, gr
     request = observation_pb.ApplyRequest(batch=observation_pb.ObservationBatch(sequence=1))
     getattr(request.batch, group).event_times_us.append(TIME_US)
 
-    async with stream_of(common, opened(), request) as call, refused(
-        grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"
-    ) as problem:
+    async with (
+        stream_of(common, opened(), request) as call,
+        refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as problem,
+    ):
         await call.read()
         await call.read()
 
@@ -210,9 +215,10 @@ async def test_a_batch_beyond_the_limit_is_refused(database: str, tmp_path: Path
         request = batch(1, *delivered(delivery_id, range(1, 4)))
         facts = facts_of([Fact(f"{delivery_id}-1"), Fact(f"{delivery_id}-2")])
         request.batch.tracking_facts.CopyFrom(facts.tracking_facts)
-        async with stream_of(stack, opened(), request) as call, refused(
-            grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"
-        ) as problem:
+        async with (
+            stream_of(stack, opened(), request) as call,
+            refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as problem,
+        ):
             assert (await call.read()).accepted.batch_size_max == 4
             await call.read()
 
@@ -226,9 +232,10 @@ async def test_a_rules_version_out_of_range_is_refused(common: DeliveryStack, ve
     request = batch(1, Observed("1-1", DELIVERED))
     request.batch.rules_version = version
 
-    async with stream_of(common, opened(), request) as call, refused(
-        grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"
-    ) as problem:
+    async with (
+        stream_of(common, opened(), request) as call,
+        refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as problem,
+    ):
         await call.read()
         await call.read()
 

@@ -521,9 +521,10 @@ async def test_watchers_beyond_the_limit_are_refused_until_one_leaves(database: 
             async with watching(stack, delivery_id) as two:
                 await one.next()
                 await two.next()
-                async with watching(stack, delivery_id) as three, refused(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED"
-                ) as problem:
+                async with (
+                    watching(stack, delivery_id) as three,
+                    refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED") as problem,
+                ):
                     await three.next()
             assert problem.metadata == {"limit": "watchers_max", "value": "2"}
 

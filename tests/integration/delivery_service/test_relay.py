@@ -282,9 +282,7 @@ async def test_nothing_leaves_before_the_confirmation(stack: DeliveryStack) -> N
 async def test_batches_fit_into_a_message_whatever_the_attributes(database: str, tmp_path: Path) -> None:
     async with delivery_stack(database, tmp_path, relay_batch_bytes_max=64 * 1_024) as stack:
         delivery_id = await stack.create()
-        big = [
-            pb.NewRecipient(address=f"person{n}@example.com", attributes={"a": "é" * 8_000}) for n in range(1, 21)
-        ]
+        big = [pb.NewRecipient(address=f"person{n}@example.com", attributes={"a": "é" * 8_000}) for n in range(1, 21)]
         await stack.add(delivery_id, big)
         await stack.confirm(await stack.prepare(delivery_id))
         await finished(stack, delivery_id)

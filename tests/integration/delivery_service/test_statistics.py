@@ -143,9 +143,7 @@ async def test_one_run_at_a_time_per_delivery(common: DeliveryStack) -> None:
 async def test_of_runs_at_once_each_succeeds_or_is_told_of_the_other(common: DeliveryStack) -> None:
     delivery_id = await common.sent(2_000)
 
-    answers: list[Any] = await asyncio.gather(
-        *(compute(common, delivery_id) for _ in range(8)), return_exceptions=True
-    )
+    answers: list[Any] = await asyncio.gather(*(compute(common, delivery_id) for _ in range(8)), return_exceptions=True)
 
     done = [answer for answer in answers if isinstance(answer, pb.ComputeStatisticsResponse)]
     told = [answer.code() for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]

@@ -1,0 +1,78 @@
+"""Relaying: messages claimed, streamed, accepted and committed RELAYED, beside the bare stream and the bare UPDATE."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import asyncpg
+
+from delivery_service.domain.lifecycle import DeliveryState
+from delivery_service.settings import Settings
+from tests.bench.feedback import FIRST_DELIVERY_ID
+from tests.bench.registry import Run, Sample, figure, measures
+from tests.bench.seeding import Seed, seed
+from tests.bench.stand import settle
+from tests.bench.workload import workload
+from tests.support.invariants import assert_laws
+
+_POLL_SECONDS: Final = 0.01
+_RELAY_SECONDS_MAX: Final = 200.0
+_IDLE_SECONDS: Final = 0.5
+_STATE: Final = "select state from delivery"
+_UPDATE: Final = "update send_log set outcome = 2, event_time = now(), update_time = now() where delivery_id = $1"
+
+
+@measures(figure("relay", "messages/s", must=0.5, aim=0.7))
+async def relay(run: Run) -> Sequence[Sample]:
+    async with run.stand.database() as dsn:
+        await seed(dsn, Seed(FIRST_DELIVERY_ID, run.recipients))
+        await settle(dsn)
+        async with workload("accepting_mta") as mta:
+            port: int = mta.ready["port"]
+            async with run.stand.services(dsn, "delivery_service", mta_port=port):
+                seconds = await _relay_all(dsn)
+            await assert_laws(dsn)
+            stream_rate = await _stream_rate(port, run.recipients)
+    async with run.stand.database() as dsn:
+        await seed(dsn, Seed(FIRST_DELIVERY_ID, run.recipients, with_recipients=False))
+        await settle(dsn)
+        update_rate = await _update_rate(dsn, run.recipients)
+    ceiling = 1 / (1 / stream_rate + 1 / update_rate)
+    run.note(f"ceiling of relay: bare stream {stream_rate:,.0f}, bare UPDATE {update_rate:,.0f} messages/s")
+    return [Sample(run.recipients / seconds, ceiling)]
+
+
+async def _relay_all(dsn: str) -> float:
+    """Resumes the delivery, and waits until it is FINISHED."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        await asyncio.sleep(_IDLE_SECONDS)
+        await connection.execute("update delivery set state = $1", DeliveryState.IN_PROGRESS)
+        began = time.perf_counter()
+        async with asyncio.timeout(_RELAY_SECONDS_MAX):
+            while await connection.fetchval(_STATE) != DeliveryState.FINISHED:  # noqa: ASYNC110
+                await asyncio.sleep(_POLL_SECONDS)
+        return time.perf_counter() - began
+    finally:
+        await connection.close()
+
+
+async def _stream_rate(port: int, messages: int) -> float:
+    batch = int(Settings.model_fields["relay_batch_size_max"].default)
+    parts = int(Settings.model_fields["relay_parts_in_flight_max"].default)
+    async with workload(
+        "relay_load", target=f"127.0.0.1:{port}", messages=messages, batch=batch, in_flight=2 * parts
+    ) as load:
+        seconds: float = (await load.go())["seconds"]
+    return messages / seconds
+
+
+async def _update_rate(dsn: str, messages: int) -> float:
+    connection = await asyncpg.connect(dsn)
+    try:
+        began = time.perf_counter()
+        await connection.execute(_UPDATE, FIRST_DELIVERY_ID)
+        return messages / (time.perf_counter() - began)
+    finally:
+        await connection.close()
