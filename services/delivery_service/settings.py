@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     timeline_entries_max: int = Field(1_000, ge=1)
 
     # Preparation.
-    slots_per_delivery: int = Field(8, ge=1, le=1_024)
+    slots_per_delivery: int = Field(4, ge=1, le=1_024)
     """Counter slots of a delivery prepared from now on: as many writers can work on it at once."""
     preparation_recipients_per_step: int = Field(50 * 1_024, ge=1_024)
     preparation_lease_seconds: float = Field(30.0, gt=0)
@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     # Relay.
     relay_parts_in_flight_max: int = Field(8, ge=1)
     """Parts of 1,024 recipients that this process relays at once: bounds memory and in-flight messages."""
-    relay_batch_size_max: int = Field(512, ge=1, le=1_000)
+    relay_batch_size_max: int = Field(1_024, ge=1, le=1_024)
     relay_batch_bytes_max: int = Field(1024 * 1024, ge=64 * 1024, le=2 * 1024 * 1024)
     """A batch must fit into one gRPC message, whatever the attributes."""
     relay_lease_seconds: float = Field(60.0, gt=1)

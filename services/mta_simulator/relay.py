@@ -25,7 +25,7 @@ from service_runtime.clock import Clock
 from service_runtime.errors import ErrorStatus, ErrorTable
 from service_runtime.problems import InvalidInput, Problem
 
-BATCH_MESSAGES_MAX: Final = 1_000
+BATCH_MESSAGES_MAX: Final = 1_024
 BATCHES_IN_FLIGHT_MAX: Final = 4
 """Per stream. Beyond it the stream is not read."""
 TEMPLATES_PER_STREAM_MAX: Final = 256

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from campaign.delivery.v1 import observation_service_pb2 as pb
 from delivery_service.convert import OUTCOME_OFFSET
-from delivery_service.domain.identifiers import parse_message_id
+from delivery_service.domain.identifiers import parse_message_ids
 from delivery_service.domain.outcome import EVENT_TIME_US_MAX, EVENT_TIME_US_MIN, FailureType, Outcome, Reason
 from delivery_service.store.feedback import DeadLetter, TrackingColumns
 from delivery_service.store.observations import ObservationColumns
@@ -163,14 +163,10 @@ def _read_facts(batch: pb.ObservationBatch, columns: Columns) -> None:
 
 def _split(message_ids: Sequence[str]) -> tuple[list[int], list[int], set[int]]:
     """Message ids to deliveries and recipients; and the places of those that are none of ours (0 in the columns)."""
-    delivery_ids, recipients, not_ours = [], [], set()
-    for place, message_id in enumerate(message_ids):
-        parsed = parse_message_id(message_id)
-        if parsed is None:
-            not_ours.add(place)
-            parsed = (0, 0)
-        delivery_ids.append(parsed[0])
-        recipients.append(parsed[1])
+    parsed = parse_message_ids(message_ids)
+    delivery_ids = [delivery_id for delivery_id, _ in parsed]
+    recipients = [recipient for _, recipient in parsed]
+    not_ours = {place for place, recipient in enumerate(recipients) if recipient == 0} if 0 in recipients else set()
     return delivery_ids, recipients, not_ours
 
 

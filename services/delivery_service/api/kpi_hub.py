@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 _WAVE: Final = 50
 """Watchers woken at once. Waking thousands blocks the loop for hundreds of milliseconds; waves that wait for half of
 their writes keep other calls at a few milliseconds, and are faster in all."""
-_WAVE_SECONDS_MAX: Final = 0.02
+_WAVE_SECONDS_MAX: Final = 0.005
 _COALESCE_SECONDS: Final = 0.02
 """Commits within it make one update."""
 _SOURCES_REFRESH_SECONDS: Final = 1.0

@@ -1,5 +1,6 @@
 """Ids: of deliveries, of messages, and where a recipient's row lives."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
@@ -9,6 +10,7 @@ RECIPIENTS_PER_PART: Final = 1_024
 _TIME_SHIFT: Final = 20
 _DELIVERY_ID_MAX: Final = 2**63 - 1
 _RECIPIENT_MAX: Final = 2**31 - 1
+_NOT_OURS: Final = (0, 0)
 
 
 def new_delivery_id(now: datetime, random_bits: int) -> int:
@@ -21,10 +23,7 @@ def new_delivery_id(now: datetime, random_bits: int) -> int:
 
 def parse_delivery_id(text: str) -> int | None:
     """The number behind a delivery_id of the API; None if it can't be one."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 19):
-        return None
-    value = int(text)
-    return value if 0 < value <= _DELIVERY_ID_MAX else None
+    return _number(text, _DELIVERY_ID_MAX) or None
 
 
 def message_id(delivery_id: int, recipient: int) -> str:
@@ -35,13 +34,32 @@ def message_id(delivery_id: int, recipient: int) -> str:
 
 def parse_message_id(text: str) -> tuple[int, int] | None:
     """(delivery_id, recipient) of a message id of ours; None if it is not one."""
-    head, dash, tail = text.partition("-")
-    if not (dash and len(head) <= 19 and len(tail) <= 10 and text.isascii() and head.isdigit() and tail.isdigit()):
-        return None
-    delivery_id, recipient = int(head), int(tail)
-    if not (0 < delivery_id <= _DELIVERY_ID_MAX and 0 < recipient <= _RECIPIENT_MAX):
-        return None
-    return delivery_id, recipient
+    ((delivery_id, recipient),) = parse_message_ids((text,))
+    return (delivery_id, recipient) if recipient else None
+
+
+def parse_message_ids(texts: Iterable[str]) -> list[tuple[int, int]]:
+    """(delivery_id, recipient) of each; (0, 0) for what is not a message id of ours.
+
+    For batches: their messages are of few deliveries, so the first half of an id is read once.
+    """
+    delivery_ids: dict[str, int] = {}
+    found = []
+    for text in texts:
+        head, _, tail = text.partition("-")
+        if (delivery_id := delivery_ids.get(head)) is None:
+            delivery_id = delivery_ids[head] = _number(head, _DELIVERY_ID_MAX)
+        recipient = _number(tail, _RECIPIENT_MAX)
+        found.append((delivery_id, recipient) if delivery_id and recipient else _NOT_OURS)
+    return found
+
+
+def _number(text: str, maximum: int) -> int:
+    """The positive number that these digits write in the only way; 0 if they don't."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 19) or text[0] == "0":
+        return 0
+    number = int(text)
+    return number if number <= maximum else 0
 
 
 def part_of(recipient: int) -> int:

@@ -80,7 +80,10 @@ class RelayWorker:
         self._failures = 0
 
     async def work(self) -> bool:
-        """Claims and begins parts while there is room, finishes deliveries that are through. True: more may be free."""
+        """Claims and begins parts while there is room, finishes deliveries that are through. True: more may be free.
+
+        Claims for half of the room at a time: one statement for several parts.
+        """
         progressing = await self._deliveries.in_state(DeliveryState.IN_PROGRESS, _LISTED_MAX)
         random.shuffle(progressing)  # no delivery waits for another to end
         claimed = False
@@ -101,10 +104,10 @@ class RelayWorker:
                 await self._deliveries.finish(delivery_id, self._clock.now())
             ):
                 self._changed(delivery_id)
-        if len(self._in_flight) >= self._settings.relay_parts_in_flight_max:
+        full = len(self._in_flight) >= self._settings.relay_parts_in_flight_max
+        while full and len(self._in_flight) > self._settings.relay_parts_in_flight_max // 2:
             await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
-            return True
-        return claimed
+        return full or claimed
 
     async def run_leases(self) -> None:
         """Prolongs the leases of what is in flight, until cancelled."""

@@ -30,7 +30,24 @@ def test_a_message_id_leads_back_to_its_send_log(delivery_id: int, recipient: in
 
 @pytest.mark.parametrize(
     "text",
-    ["", "-", "1-", "-1", "1", "1-0", "0-1", "1-2-3", "a-1", "1-b", "1 -2", "²-1", "1-2147483648", "9" * 20 + "-1"],
+    [
+        "",
+        "-",
+        "1-",
+        "-1",
+        "1",
+        "1-0",
+        "0-1",
+        "1-2-3",
+        "a-1",
+        "1-b",
+        "1 -2",
+        "²-1",
+        "1-2147483648",
+        "01-1",
+        "1-01",
+        "9" * 20 + "-1",
+    ],
 )
 def test_what_is_no_message_id_of_ours_is_told(text: str) -> None:
     assert parse_message_id(text) is None

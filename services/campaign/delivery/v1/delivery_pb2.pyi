@@ -199,8 +199,8 @@ class Delivery(_message.Message):
     creator: _builtins.str
     """Who created it: the token's subject. Output only."""
     etag: _builtins.str
-    """Changes with every change of this resource. Given to UpdateDelivery, it refuses to overwrite a change that the
-    caller has not seen.
+    """Changes with every change of this resource, recipients added to a draft aside. Given to UpdateDelivery, it refuses
+    to overwrite a change that the caller has not seen.
     """
     @_builtins.property
     def content(self) -> Global___Content:

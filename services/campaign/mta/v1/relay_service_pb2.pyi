@@ -128,7 +128,7 @@ class RelayBatch(_message.Message):
     """Whose template to use."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelayMessage]:
-        """1..1,000 messages."""
+        """1..1,024 messages."""
 
     def __init__(
         self,

@@ -9,11 +9,13 @@ select state, version, channel, recipient_count, audience_digest from delivery w
 select last_chunk, added_count from recipient_upload where delivery_id = $1 and upload_id = $2;
 
 -- name: add_chunk
--- Counts the chunk in, in the same transaction as its rows. An edit of the audience takes the plan away.
+-- Counts the chunk in, in the same transaction as its rows. An edit of the audience takes the plan away. The version is
+-- raised only with the state: chunks of a draft touch no field that an edit writes, and an edit that compares versions
+-- would never get in between those of a large upload.
 with changed as (
     update delivery
     set recipient_count = recipient_count + $4, audience_digest = $5, state = $6, update_time = $7,
-        version = version + 1, plan = null
+        version = version + $8::boolean::integer, plan = null
     where delivery_id = $1
     returning delivery_id, recipient_count
 ), uncounted as (
