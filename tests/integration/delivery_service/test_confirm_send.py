@@ -10,6 +10,7 @@ import pytest
 from campaign.delivery.v1 import delivery_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from tests.support.delivery_stack import DeliveryStack, people
+from tests.support.postgres import connected
 from tests.support.statuses import refused
 
 State = delivery_pb2.DeliveryState
@@ -166,23 +167,29 @@ async def test_the_state_is_checked_before_the_digest(stack: DeliveryStack) -> N
 )
 async def test_only_a_ready_delivery_can_be_confirmed(stack: DeliveryStack, state: int) -> None:
     delivery = await stack.ready(3)
-    import asyncpg
+    delivery_id = int(delivery.delivery_id)
+    async with connected(stack.dsn) as connection:
+        # Leases that never end, of the preparation and of every part, keep the workers from moving it on.
+        await connection.execute(
+            "update relay_part set available_time = 'infinity' where delivery_id = $1", delivery_id
+        )
+        await connection.execute(
+            "update delivery set state = $2, preparation_token = gen_random_uuid(), "
+            "preparation_lease_time = 'infinity' where delivery_id = $1",
+            delivery_id,
+            state,
+        )
 
-    connection = await asyncpg.connect(stack.dsn)
-    # A lease that never ends keeps the workers from moving it on.
-    await connection.execute(
-        "update delivery set state = $2, preparation_token = gen_random_uuid(), preparation_lease_time = 'infinity', "
-        "confirm_request_id = null where delivery_id = $1",
-        int(delivery.delivery_id),
-        state,
-    )
-    async with refused(grpc.StatusCode.FAILED_PRECONDITION, "DELIVERY_STATE") as problem:
-        await stack.confirm(delivery)
-    async with refused(grpc.StatusCode.FAILED_PRECONDITION, "DELIVERY_STATE"):
-        await stack.confirm(delivery, validate_only=True)
-    assert problem.metadata["state"]
-    await connection.execute("update delivery set state = 4 where delivery_id = $1", int(delivery.delivery_id))
-    await connection.close()
+        async with refused(grpc.StatusCode.FAILED_PRECONDITION, "DELIVERY_STATE") as problem:
+            await stack.confirm(delivery)
+        async with refused(grpc.StatusCode.FAILED_PRECONDITION, "DELIVERY_STATE"):
+            await stack.confirm(delivery, validate_only=True)
+
+        name = State.Name(State.ValueType(state)).removeprefix("DELIVERY_STATE_")
+        assert problem.metadata["state"] == name
+        assert await connection.fetchval("select count(*) from confirmation where delivery_id = $1", delivery_id) == 0
+        await connection.execute("update delivery set state = 4 where delivery_id = $1", delivery_id)
+    assert not stack.mta.addresses
 
 
 async def test_an_unknown_delivery_is_not_found(stack: DeliveryStack) -> None:
