@@ -2,11 +2,10 @@
 
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from secrets import token_hex
 
-from google.protobuf.descriptor import ServiceDescriptor
 from prometheus_client import CollectorRegistry
 
 from campaign.delivery.v1 import delivery_service_pb2, observation_service_pb2, role_pb2
@@ -45,6 +44,8 @@ from service_runtime.interceptors import ServeCalls
 from service_runtime.server import GrpcServer, ServerLimits
 from service_runtime.tasks import BackgroundTasks
 
+_DELIVERY_SERVICE = delivery_service_pb2.DESCRIPTOR.services_by_name["DeliveryService"]
+_OBSERVATION_SERVICE = observation_service_pb2.DESCRIPTOR.services_by_name["ObservationService"]
 _ROLE_PREFIX = "ROLE_"
 IMPLIED_ROLES = {
     "start-deliveries": frozenset({"prepare-deliveries"}),
@@ -155,24 +156,27 @@ class App:
             self._loops.append(loop)
             self._tasks.start(name, loop.run())
 
-        verifier = TokenVerifier([settings.jwt_public_key_file.read_bytes()], clock)
-        calls = ServeCalls(verifier, access_policy(), ErrorTranslator(ERROR_TABLE, DOMAIN), registry, clock)
-        server = self.server = GrpcServer(calls, ServerLimits())
         servicer = Servicer(
             DeliveryCalls(deliveries, settings, clock, self._wake_workers),
             RecipientCalls(Recipients(pool, settings.recipients_per_delivery_max), settings, clock),
             KpiCalls(kpis, deliveries, hub, settings, clock, metrics),
             SendLogCalls(deliveries, SendLogs(pool, settings.rows_scanned_per_page_max), feedback, settings),
         )
-        observations = ObservationCalls(writer, feedback, settings, clock, metrics)
-        for descriptor in _services():
-            if descriptor.name == "DeliveryService":
-                server.add_service(descriptor.full_name, lambda grpc_server: add_to_server(servicer, grpc_server))
-            else:
-                server.add_service(
-                    descriptor.full_name,
-                    lambda grpc_server: add_ObservationServiceServicer_to_server(observations, grpc_server),
-                )
+        await self._open_doors(servicer, ObservationCalls(writer, feedback, settings, clock, metrics), registry)
+
+    async def _open_doors(
+        self, servicer: Servicer, observations: ObservationCalls, registry: CollectorRegistry
+    ) -> None:
+        """Serves callers and operators; the last step of the start."""
+        settings = self._settings
+        verifier = TokenVerifier([settings.jwt_public_key_file.read_bytes()], self._clock)
+        calls = ServeCalls(verifier, access_policy(), ErrorTranslator(ERROR_TABLE, DOMAIN), registry, self._clock)
+        server = self.server = GrpcServer(calls, ServerLimits())
+        server.add_service(_DELIVERY_SERVICE.full_name, lambda grpc_server: add_to_server(servicer, grpc_server))
+        server.add_service(
+            _OBSERVATION_SERVICE.full_name,
+            lambda grpc_server: add_ObservationServiceServicer_to_server(observations, grpc_server),
+        )
         host, _, port = settings.listen.rpartition(":")
         await server.start(host, int(port))
         admin_host, _, admin_port = settings.admin_listen.rpartition(":")
@@ -200,7 +204,7 @@ class App:
 def access_policy() -> AccessPolicy:
     """Who may call what, as the contract says."""
     required: dict[str, frozenset[str]] = {}
-    for descriptor in _services():
+    for descriptor in (_DELIVERY_SERVICE, _OBSERVATION_SERVICE):
         required |= required_roles(descriptor, role_pb2.required_role, role_name)
     return AccessPolicy(required, IMPLIED_ROLES)
 
@@ -208,10 +212,3 @@ def access_policy() -> AccessPolicy:
 def role_name(number: int) -> str:
     """The name of a role in a token: `prepare-deliveries` for ROLE_PREPARE_DELIVERIES."""
     return role_pb2.Role.Name(role_pb2.Role.ValueType(number)).removeprefix(_ROLE_PREFIX).lower().replace("_", "-")
-
-
-def _services() -> Iterable[ServiceDescriptor]:
-    return (
-        delivery_service_pb2.DESCRIPTOR.services_by_name["DeliveryService"],
-        observation_service_pb2.DESCRIPTOR.services_by_name["ObservationService"],
-    )
