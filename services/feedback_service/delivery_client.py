@@ -24,6 +24,7 @@ from feedback_service.settings import Settings
 from service_runtime import backoff
 from service_runtime.client import TokenSource
 from service_runtime.clock import Clock
+from service_runtime.tasks import raise_if_cancelled
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ class DeliveryClient:
             try:
                 await self._use(call)
             except* (grpc.RpcError, asyncio.InvalidStateError, _StreamEnded):
-                pass
+                raise_if_cancelled()
             finally:
                 call.cancel()
                 await self._set_connected(False)
