@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from delivery_service.domain.identifiers import slot_of
+from delivery_service.domain.identifiers import part_of, slot_of
 from delivery_service.domain.outcome import layers
 from delivery_service.store.database import (
     RETRYABLE_ERRORS,
@@ -98,18 +98,25 @@ class ApplyWriter:
     async def _apply(self, columns: ObservationColumns) -> Refused:
         slot_counts = await self._slot_counts_of(set(columns.delivery_ids))
         unknown: list[int] = []
-        indexes_by_writer: list[list[int]] = [[] for _ in self._writers]
-        slots_by_writer: list[list[int]] = [[] for _ in self._writers]
         writers = len(self._writers)
-        for index, (delivery_id, recipient) in enumerate(zip(columns.delivery_ids, columns.recipients, strict=True)):
-            slot_count = slot_counts.get(delivery_id)
-            if slot_count is None:
-                unknown.append(index)
-                continue
-            slot = slot_of(recipient, slot_count)
-            writer = (delivery_id + slot) % writers
-            indexes_by_writer[writer].append(index)
-            slots_by_writer[writer].append(slot)
+        indexes_by_writer: list[list[int]] = [[] for _ in range(writers)]
+        slots_by_writer: list[list[int]] = [[] for _ in range(writers)]
+        if (slot := _only_slot(columns, slot_counts)) is not None:
+            writer = (columns.delivery_ids[0] + slot) % writers
+            indexes_by_writer[writer] = list(range(len(columns)))
+            slots_by_writer[writer] = [slot] * len(columns)
+        else:
+            for index, (delivery_id, recipient) in enumerate(
+                zip(columns.delivery_ids, columns.recipients, strict=True)
+            ):
+                slot_count = slot_counts.get(delivery_id)
+                if slot_count is None:
+                    unknown.append(index)
+                    continue
+                slot = slot_of(recipient, slot_count)
+                writer = (delivery_id + slot) % writers
+                indexes_by_writer[writer].append(index)
+                slots_by_writer[writer].append(slot)
 
         pieces = []
         for writer, indexes in enumerate(indexes_by_writer):
@@ -135,6 +142,18 @@ class ApplyWriter:
             while len(self._slot_counts) > _SLOT_COUNTS_CACHED_MAX:
                 self._slot_counts.popitem(last=False)
         return found
+
+
+def _only_slot(columns: ObservationColumns, slot_counts: dict[int, int]) -> int | None:
+    """The slot of all rows if they are of one delivery and one part, as the answers of a relayed batch are."""
+    delivery_id, recipients = columns.delivery_ids[0], columns.recipients
+    if (
+        delivery_id not in slot_counts
+        or part_of(min(recipients)) != part_of(max(recipients))
+        or columns.delivery_ids.count(delivery_id) < len(columns)
+    ):
+        return None
+    return slot_of(recipients[0], slot_counts[delivery_id])
 
 
 class _Writer:
@@ -285,8 +304,11 @@ class _Layout:
         """Groups rows by slot; of a recipient that occurs more than once in a group, the greatest comes first."""
         groups: dict[tuple[int, int], list[int]] = {}
         delivery_ids, recipients = columns.delivery_ids, columns.recipients
-        for index in indexes:
-            groups.setdefault((delivery_ids[index], slots[index]), []).append(index)
+        if len(set(slots)) == 1 and len(set(delivery_ids)) == 1:
+            groups[delivery_ids[0], slots[0]] = indexes
+        else:
+            for index in indexes:
+                groups.setdefault((delivery_ids[index], slots[index]), []).append(index)
         layout = cls([], [], [])
         for key in sorted(groups):  # every writer takes slot locks in this order
             members = groups[key]

@@ -1,6 +1,5 @@
 """The columns in which observations travel through this process: one list per field, never an object per event."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -22,6 +21,16 @@ class ObservationColumns:
     diagnostics: list[str] = field(default_factory=list)
     attempts: list[int] = field(default_factory=list)
     rules_versions: list[int] = field(default_factory=list)
+
+    @classmethod
+    def without_detail(
+        cls, delivery_id: int, recipients: list[int], outcome: int, event_times_us: list[int]
+    ) -> "ObservationColumns":
+        """The same outcome for messages of one delivery, and nothing more to say about any."""
+        columns = cls([delivery_id] * len(recipients), recipients, [outcome] * len(recipients), event_times_us)
+        for column, zero in zip(columns._columns()[4:], (0, 0, 0, "", "", 0, 0), strict=True):
+            column += [zero] * len(recipients)
+        return columns
 
     def __len__(self) -> int:
         return len(self.recipients)
@@ -47,14 +56,16 @@ class ObservationColumns:
             self.attempts[index],
         )
 
-    def take(self, indexes: Sequence[int]) -> "ObservationColumns":
-        """These of them, as new columns."""
+    def take(self, indexes: list[int]) -> "ObservationColumns":
+        """These of them: new columns, or these themselves if that is all of them."""
+        if len(indexes) == len(self) and indexes == list(range(len(self))):
+            return self
         return ObservationColumns(*([column[i] for i in indexes] for column in self._columns()))
 
     def statement_values(self) -> tuple[list[Any], ...]:
-        """The columns as the statements of the apply path take them, without the deliveries."""
+        """The columns as the statements of the apply path take them: without the deliveries, empty if all zero."""
         _, *columns = self._columns()
-        return tuple(columns)
+        return tuple(column if any(column) else [] for column in columns)
 
     def extend(self, other: "ObservationColumns") -> None:
         """Appends all of the other's."""

@@ -18,6 +18,16 @@ class Claim:
     claim_count: int
 
 
+@dataclass(frozen=True, slots=True)
+class PartMessages:
+    """Messages of a part, as columns of equal lengths, by recipient; at most 1,024."""
+
+    recipients: list[int]
+    addresses: list[str]
+    attributes: list[str]
+    """JSON objects."""
+
+
 class RelayParts:
     """Claims parts for one holder (a process)."""
 
@@ -35,13 +45,11 @@ class RelayParts:
         """Prolongs the leases of parts that are still ours."""
         await self._pool.execute(query("renew_parts"), delivery_id, self._holder, self._lease, parts)
 
-    async def read(self, claim: Claim) -> list[asyncpg.Record]:
-        """(recipient, address, attributes as JSON) of the part's messages that have not left; at most 1,024."""
+    async def read(self, claim: Claim) -> PartMessages:
+        """The part's messages that have not left."""
         first = claim.part * RECIPIENTS_PER_PART
-        rows: list[asyncpg.Record] = await self._pool.fetch(
-            query("read_part"), claim.delivery_id, first, first + RECIPIENTS_PER_PART
-        )
-        return rows
+        (row,) = await self._pool.fetch(query("read_part"), claim.delivery_id, first, first + RECIPIENTS_PER_PART)
+        return PartMessages(row["recipients"], row["addresses"], row["attributes"])
 
     async def release(self, claim: Claim, available_after: timedelta) -> bool:
         """Ends a claim; True if the part is done: no message in it is left PREPARED."""

@@ -14,9 +14,9 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import pairwise
 from typing import Final
 
-import asyncpg
 import orjson
 
 from campaign.delivery.v1 import delivery_pb2
@@ -38,7 +38,7 @@ from delivery_service.store.apply_writer import ApplyWriter
 from delivery_service.store.database import RETRYABLE_ERRORS, UNAVAILABLE_ERRORS
 from delivery_service.store.deliveries import Deliveries
 from delivery_service.store.observations import ObservationColumns
-from delivery_service.store.relay_parts import Claim, RelayParts
+from delivery_service.store.relay_parts import Claim, PartMessages, RelayParts
 from delivery_service.workers.relay_stream import RelayBroken, RelayCall, RelayStream
 from service_runtime.clock import Clock, to_microseconds
 
@@ -145,8 +145,8 @@ class RelayWorker:
         """Relays one claimed part, and releases it: done, or free again after a back-off."""
         available_after = timedelta()
         try:
-            rows = await self._parts.read(claim)
-            batches = _batches(rows, self._settings.relay_batch_size_max, self._settings.relay_batch_bytes_max)
+            part = await self._parts.read(claim)
+            batches = _batches(part, self._settings.relay_batch_size_max, self._settings.relay_batch_bytes_max)
             # All are waited for before an error counts: none may go on behind the part's back.
             ended = await asyncio.gather(
                 *(self._relay_batch(delivery, batch) for batch in batches), return_exceptions=True
@@ -172,24 +172,16 @@ class RelayWorker:
         except (*UNAVAILABLE_ERRORS, *RETRYABLE_ERRORS, TimeoutError) as error:
             log.warning("a part was not released", extra={"action": "relay", "error": type(error).__name__})
 
-    async def _relay_batch(self, delivery: Delivery, rows: list[asyncpg.Record]) -> timedelta:
+    async def _relay_batch(self, delivery: Delivery, messages: PartMessages) -> timedelta:
         """Relays some messages and commits the answers. Gives how long those put off want to wait (0: none were)."""
-        deadline_us = self._deadline_us(delivery)
-        messages = [
-            pb.RelayMessage(
-                message_id=message_id(delivery.delivery_id, row["recipient"]),
-                address=row["address"],
-                attributes=orjson.loads(row["attributes"]),
-                deadline_us=deadline_us,
-            )
-            for row in rows
-        ]
-        answer = await self._open_stream().relay(delivery.delivery_id, lambda: _template(delivery), messages)
-        _require_sound(answer, len(rows))
-        columns, put_off = _observations(delivery.delivery_id, rows, answer)
+        request = _request(delivery.delivery_id, messages, self._deadline_us(delivery))
+        answer = await self._open_stream().relay(delivery.delivery_id, lambda: _template(delivery), request)
+        _require_sound(answer, len(messages.recipients))
+        columns = _observations(delivery.delivery_id, messages.recipients, answer)
         if len(columns):
             await self._writer.apply(columns)
         self._count(answer)
+        put_off = len(messages.recipients) - len(columns)
         if not put_off:
             return timedelta()
         asked = max((refusal.retry_delay_ms for refusal in answer.refusals), default=0)
@@ -219,18 +211,36 @@ class RelayWorker:
             self._metrics.relayed.labels(pb.RelayVerdict.Name(known)).inc(number)
 
 
-def _batches(rows: list[asyncpg.Record], size_max: int, bytes_max: int) -> list[list[asyncpg.Record]]:
+def _batches(part: PartMessages, size_max: int, bytes_max: int) -> list[PartMessages]:
     """Splits a part into batches that fit into one message, whatever its recipients' attributes."""
-    batches: list[list[asyncpg.Record]] = []
-    used = 0
-    for row in rows:
-        size = len(row["attributes"].encode()) + len(row["address"].encode()) + _MESSAGE_OVERHEAD_BYTES
-        if not batches or len(batches[-1]) == size_max or used + size > bytes_max:
-            batches.append([])
-            used = 0
-        batches[-1].append(row)
+    ends: list[int] = []
+    begin = used = 0
+    for index, (address, attributes) in enumerate(zip(part.addresses, part.attributes, strict=True)):
+        size = len(attributes.encode()) + len(address.encode()) + _MESSAGE_OVERHEAD_BYTES
+        if index > begin and (index - begin == size_max or used + size > bytes_max):
+            ends.append(index)
+            begin, used = index, 0
         used += size
-    return batches
+    if part.recipients:
+        ends.append(len(part.recipients))
+    return [
+        PartMessages(part.recipients[begin:end], part.addresses[begin:end], part.attributes[begin:end])
+        for begin, end in pairwise((0, *ends))
+    ]
+
+
+def _request(delivery_id: int, messages: PartMessages, deadline_us: int) -> pb.RelayRequest:
+    request = pb.RelayRequest(batch=pb.RelayBatch(delivery_id=str(delivery_id)))
+    add, loads = request.batch.messages.add, orjson.loads
+    for recipient, address, attributes in zip(
+        messages.recipients, messages.addresses, messages.attributes, strict=True
+    ):
+        message = add(message_id=message_id(delivery_id, recipient), address=address, deadline_us=deadline_us)
+        # Not as an argument: a mapping that is copied in goes through Python code of protobuf's.
+        values = message.attributes
+        for name, value in loads(attributes).items():
+            values[name] = value
+    return request
 
 
 def _template(delivery: Delivery) -> pb.RelayTemplate:
@@ -257,33 +267,30 @@ def _require_sound(answer: pb.RelayResponse, size: int) -> None:
             )
 
 
-def _observations(
-    delivery_id: int, rows: list[asyncpg.Record], answer: pb.RelayResponse
-) -> tuple[ObservationColumns, bool]:
-    """What an answer says, as observations: accepted is RELAYED, refused is BOUNCED. True: some were put off."""
-    columns, put_off = ObservationColumns(), False
+def _observations(delivery_id: int, recipients: list[int], answer: pb.RelayResponse) -> ObservationColumns:
+    """What an answer says, as observations: accepted is RELAYED, refused is BOUNCED; nothing of those put off."""
+    verdicts, times_us = list(answer.verdicts), list(answer.answer_times_us)
+    if verdicts.count(pb.RELAY_VERDICT_ACCEPTED) == len(verdicts):  # nearly always
+        return ObservationColumns.without_detail(delivery_id, recipients, Outcome.RELAYED, times_us)
+    accepted = [index for index, verdict in enumerate(verdicts) if verdict == pb.RELAY_VERDICT_ACCEPTED]
+    columns = ObservationColumns.without_detail(
+        delivery_id, [recipients[i] for i in accepted], Outcome.RELAYED, [times_us[i] for i in accepted]
+    )
     refusals = {refusal.index: refusal for refusal in answer.refusals}
     nothing = pb.RelayRefusal()
-    for index, (row, verdict, time_us) in enumerate(zip(rows, answer.verdicts, answer.answer_times_us, strict=True)):
-        if verdict == pb.RELAY_VERDICT_ACCEPTED:
-            outcome, failure_type, reason, refusal = Outcome.RELAYED, FailureType.NONE, Reason.NONE, nothing
-        elif verdict == pb.RELAY_VERDICT_REFUSED:
-            refusal = refusals.get(index, nothing)
-            outcome = Outcome.BOUNCED
-            failure_type = FailureType(refusal.failure_type or FailureType.SOFT)
-            reason = Reason(refusal.reason or Reason.NOT_DEFINED)
-        else:
-            put_off = True
+    for index, verdict in enumerate(verdicts):
+        if verdict != pb.RELAY_VERDICT_REFUSED:
             continue
+        refusal = refusals.get(index, nothing)
         columns.delivery_ids.append(delivery_id)
-        columns.recipients.append(row["recipient"])
-        columns.outcomes.append(outcome)
-        columns.event_times_us.append(time_us)
-        columns.failure_types.append(failure_type)
-        columns.reasons.append(reason)
+        columns.recipients.append(recipients[index])
+        columns.outcomes.append(Outcome.BOUNCED)
+        columns.event_times_us.append(times_us[index])
+        columns.failure_types.append(FailureType(refusal.failure_type or FailureType.SOFT))
+        columns.reasons.append(Reason(refusal.reason or Reason.NOT_DEFINED))
         columns.smtp_codes.append(refusal.smtp_code if 200 <= refusal.smtp_code <= 599 else 0)
         columns.enhanced_codes.append(refusal.enhanced_code.replace("\x00", "")[:_ENHANCED_CODE_CHARACTERS_MAX])
         columns.diagnostics.append(refusal.diagnostic.replace("\x00", "")[:_DIAGNOSTIC_CHARACTERS_MAX])
         columns.attempts.append(0)
         columns.rules_versions.append(0)
-    return columns, put_off
+    return columns

@@ -38,9 +38,12 @@ class RelayStream:
         return self._reader.done()
 
     async def relay(
-        self, delivery_id: int, template: Callable[[], pb.RelayTemplate], messages: list[pb.RelayMessage]
+        self, delivery_id: int, template: Callable[[], pb.RelayTemplate], request: pb.RelayRequest
     ) -> pb.RelayResponse:
-        """Hands one batch over and waits for its answer. RelayBroken if it never comes."""
+        """Hands the batch in `request` over and waits for its answer. RelayBroken if it never comes.
+
+        Numbers it in place: protobuf copies a message that is put into another, at the cost of making it again.
+        """
         answer: asyncio.Future[pb.RelayResponse] = asyncio.get_running_loop().create_future()
         sequence = 0
         try:
@@ -54,8 +57,8 @@ class RelayStream:
                         self._templates.add(delivery_id)
                     self._sequence = sequence = self._sequence + 1
                     self._waiting[sequence] = answer
-                    batch = pb.RelayBatch(sequence=sequence, delivery_id=str(delivery_id), messages=messages)
-                    await self._call.write(pb.RelayRequest(batch=batch))
+                    request.batch.sequence = sequence
+                    await self._call.write(request)
                 return await answer
         except TimeoutError as error:
             self._call.cancel()

@@ -1,5 +1,25 @@
 -- The apply path: the only way in which an outcome ever changes.
 
+-- Observations from their columns. A column may be empty instead of all zeros or all '': most are in most batches, and
+-- every value of every column costs its sender, the wire and us.
+create function observation_rows (
+    p_recipients integer[], p_outcomes smallint[], p_event_times_us bigint[], p_failure_types smallint[],
+    p_reasons smallint[], p_smtp_codes smallint[], p_enhanced_codes text[], p_diagnostics text[],
+    p_attempts smallint[], p_rules_versions smallint[]
+) returns table (
+    recipient integer, outcome smallint, event_time timestamptz, failure_type smallint, reason smallint,
+    smtp_code smallint, enhanced_code text, diagnostic text, attempt smallint, rules_version smallint
+) language sql stable as $$
+    select o.recipient, o.outcome, timestamptz 'epoch' + o.event_time_us * interval '1 microsecond',
+        coalesce(o.failure_type, 0::smallint), coalesce(o.reason, 0::smallint), coalesce(o.smtp_code, 0::smallint),
+        coalesce(o.enhanced_code, ''), coalesce(o.diagnostic, ''),
+        coalesce(o.attempt, 0::smallint), coalesce(o.rules_version, 0::smallint)
+    from unnest(p_recipients, p_outcomes, p_event_times_us, p_failure_types, p_reasons, p_smtp_codes,
+            p_enhanced_codes, p_diagnostics, p_attempts, p_rules_versions)
+        as o (recipient, outcome, event_time_us, failure_type, reason, smtp_code, enhanced_code, diagnostic,
+            attempt, rules_version)
+$$;
+
 -- Applies one layer of observations (each recipient at most once) to one slot of one delivery.
 --
 -- The slot row is locked first, and everything after it runs in later statements, so with a snapshot that sees what
@@ -27,13 +47,10 @@ begin
     end if;
 
     with observation as (
-        select o.recipient, o.outcome, o.failure_type, o.reason, o.smtp_code, o.attempt, o.rules_version,
-            timestamptz 'epoch' + o.event_time_us * interval '1 microsecond' as event_time,
+        select o.recipient, o.outcome, o.failure_type, o.reason, o.smtp_code, o.attempt, o.rules_version, o.event_time,
             o.enhanced_code collate "C" as enhanced_code, o.diagnostic collate "C" as diagnostic
-        from unnest(p_recipients, p_outcomes, p_event_times_us, p_failure_types, p_reasons, p_smtp_codes,
-                p_enhanced_codes, p_diagnostics, p_attempts, p_rules_versions)
-            as o (recipient, outcome, event_time_us, failure_type, reason, smtp_code,
-                enhanced_code, diagnostic, attempt, rules_version)
+        from observation_rows(p_recipients, p_outcomes, p_event_times_us, p_failure_types, p_reasons, p_smtp_codes,
+            p_enhanced_codes, p_diagnostics, p_attempts, p_rules_versions) as o
     ), changed as (
         update send_log l
         set outcome = o.outcome, event_time = o.event_time, failure_type = o.failure_type, reason = o.reason,
@@ -150,33 +167,29 @@ begin
         insert into late_observation (delivery_id, recipient, outcome, failure_type, reason, smtp_code, attempt,
             rules_version, event_time, commit_time, enhanced_code, diagnostic)
         select p_delivery_ids[i], o.recipient, o.outcome, o.failure_type, o.reason, o.smtp_code, o.attempt,
-            o.rules_version, e.event_time, p_now, o.enhanced_code, o.diagnostic
-        from unnest(p_recipients[v_begin:v_end], p_outcomes[v_begin:v_end], p_event_times_us[v_begin:v_end],
-                p_failure_types[v_begin:v_end], p_reasons[v_begin:v_end], p_smtp_codes[v_begin:v_end],
-                p_enhanced_codes[v_begin:v_end], p_diagnostics[v_begin:v_end], p_attempts[v_begin:v_end],
-                p_rules_versions[v_begin:v_end])
-            as o (recipient, outcome, event_time_us, failure_type, reason, smtp_code, enhanced_code, diagnostic,
-                attempt, rules_version)
-        cross join lateral (
-            select timestamptz 'epoch' + o.event_time_us * interval '1 microsecond' as event_time) e
+            o.rules_version, o.event_time, p_now, o.enhanced_code, o.diagnostic
+        from observation_rows(p_recipients[v_begin:v_end], p_outcomes[v_begin:v_end],
+            p_event_times_us[v_begin:v_end], p_failure_types[v_begin:v_end], p_reasons[v_begin:v_end],
+            p_smtp_codes[v_begin:v_end], p_enhanced_codes[v_begin:v_end], p_diagnostics[v_begin:v_end],
+            p_attempts[v_begin:v_end], p_rules_versions[v_begin:v_end]) as o
         join send_log l on l.delivery_id = p_delivery_ids[i] and l.recipient = o.recipient
         where (l.outcome, l.event_time, l.failure_type, l.reason, l.smtp_code, l.enhanced_code, l.diagnostic,
                 l.attempt)
-              > (o.outcome, e.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code collate "C",
+              > (o.outcome, o.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code collate "C",
                 o.diagnostic collate "C", o.attempt)
             and not exists (
                 select from transition t
                 where t.delivery_id = p_delivery_ids[i] and t.recipient = o.recipient
                     and (t.outcome, t.event_time, t.failure_type, t.reason, t.smtp_code, t.enhanced_code,
                         t.diagnostic, t.attempt)
-                      = (o.outcome, e.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code,
+                      = (o.outcome, o.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code,
                         o.diagnostic, o.attempt))
             and not exists (
                 select from late_observation k
                 where k.delivery_id = p_delivery_ids[i] and k.recipient = o.recipient
                     and (k.outcome, k.event_time, k.failure_type, k.reason, k.smtp_code, k.enhanced_code,
                         k.diagnostic, k.attempt)
-                      = (o.outcome, e.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code,
+                      = (o.outcome, o.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code,
                         o.diagnostic, o.attempt));
 
         return query select p_delivery_ids[i], u from unnest(p_recipients[v_begin:v_end]) as u

@@ -20,11 +20,14 @@ update relay_part set available_time = clock_timestamp() + $3::interval
 where delivery_id = $1 and lease_holder = $2 and not done and part = any ($4::integer[]);
 
 -- name: read_part
--- The messages of a part that have not left.
-select r.recipient, r.address, r.attributes
-from send_log s join recipient r using (delivery_id, recipient)
-where s.delivery_id = $1 and s.recipient >= $2 and s.recipient < $3 and s.outcome = 0
-order by s.recipient;
+-- The messages of a part that have not left, as columns: a row for each would cost the driver more than its contents.
+select coalesce(array_agg(m.recipient), '{}') as recipients, coalesce(array_agg(m.address), '{}') as addresses,
+    coalesce(array_agg(m.attributes), '{}') as attributes
+from (
+    select r.recipient, r.address, r.attributes
+    from send_log s join recipient r using (delivery_id, recipient)
+    where s.delivery_id = $1 and s.recipient >= $2 and s.recipient < $3 and s.outcome = 0
+    order by s.recipient) as m;
 
 -- name: release_part
 -- Ends a claim: the part is done if no message in it is left PREPARED, else it is free again after a while. Only by
