@@ -90,7 +90,7 @@ bench-smoke: setup ## See that every figure can be measured: small sizes, nothin
 # One after the other, the quickest first, also under `make -j`.
 .PHONY: check
 check: setup ## Everything that CI runs
-	@for target in lint types imports buf protos-check test; do \
+	@for target in lint types imports buf protos-check test bench-smoke; do \
 	    echo "== make $$target"; $(MAKE) --no-print-directory $$target || exit 1; done
 
 .PHONY: demo

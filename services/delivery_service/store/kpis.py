@@ -43,9 +43,16 @@ class KpiStore:
     async def compute_statistics(self, delivery_id: int, now: datetime) -> Recount | None:
         """Recounts rows against counters and repairs a drift. None: another run holds the delivery."""
         async with self._long_transaction() as connection:
+            if not await connection.fetchval(query("lock_recount"), delivery_id):
+                return None
             slot_count = await connection.fetchval(query("slot_count"), delivery_id)
-            row = await connection.fetchrow(query("compute_statistics"), delivery_id, slot_count, now)
-        return Recount(row["drift"], row["recounted"]) if row is not None else None
+            # Not fetchrow: a statement whose rows are limited is never parallel.
+            (row,) = await connection.fetch(query("recount"), delivery_id, slot_count)
+            recounted, *differences = row.values()
+            if row["slots"]:
+                await connection.execute(query("correct_counters"), delivery_id, now, *differences)
+        drift = sum(abs(counted - found) for counted, found in zip(row["counted"], row["found"], strict=True))
+        return Recount(drift, recounted)
 
     async def refresh_engagement(self, delivery_id: int, now: datetime) -> None:
         """Counts opens and clicks anew."""

@@ -177,6 +177,15 @@ async def test_kpis_of_one_delivery_read_its_slots_only(large: str) -> None:
     assert _rows_read(nodes, "delivery_counter") <= 4
 
 
+async def test_a_recount_is_parallel_and_needs_no_more_memory_than_it_has_groups(large: str) -> None:
+    nodes = await _plan(large, query("recount"), DELIVERY_ID, 4)
+
+    (grouping,) = [node for node in nodes if node["Node Type"] == "Aggregate" and node.get("Partial Mode") == "Partial"]
+    assert grouping["Plan Rows"] < 1_000, "the groups are thought to be as many as the recipients"
+    assert any(node["Node Type"].startswith("Gather") for node in nodes)
+    assert _rows_read(nodes, "send_log") <= 1.2 * RECIPIENTS  # once
+
+
 async def test_workers_find_their_deliveries_without_reading_the_finished_ones(large: str) -> None:
     nodes = await _plan(large, query("deliveries_in_state").replace("$1", "6").replace("$2", "100"))
 
