@@ -24,7 +24,6 @@ from feedback_service.settings import Settings
 from service_runtime import backoff
 from service_runtime.client import TokenSource
 from service_runtime.clock import Clock
-from service_runtime.tasks import raise_if_cancelled
 
 log = logging.getLogger(__name__)
 
@@ -165,8 +164,8 @@ class DeliveryClient:
             call: ApplyCall = observation_grpc.ObservationServiceStub(channel).Apply(metadata=self._metadata())
             try:
                 await self._use(call)
-            except* (grpc.RpcError, asyncio.InvalidStateError, _StreamEnded):
-                raise_if_cancelled()
+            except (grpc.RpcError, asyncio.InvalidStateError, _StreamEnded):
+                pass
             finally:
                 call.cancel()
                 await self._set_connected(False)
@@ -188,11 +187,19 @@ class DeliveryClient:
             raise _StreamEnded
         terms: observation_pb.ApplyAccepted = first.accepted
         await self._set_connected(True)
-        # One task writes: two writes at a time on one stream fail.
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._write(call, max(terms.outstanding_batches_max, 1), max(terms.batch_size_max, 1)))
-            group.create_task(self._read(call))
-            group.create_task(self._watch())
+        # One task writes: two writes at a time on one stream fail. Not a task group: before Python 3.13 one that is
+        # ending because of an error swallows a cancellation, and a stop in that moment would be lost.
+        writing = self._write(call, max(terms.outstanding_batches_max, 1), max(terms.batch_size_max, 1))
+        tasks = [asyncio.create_task(work) for work in (writing, self._read(call), self._watch())]
+        try:
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in ended:
+            if not task.cancelled():
+                task.result()
 
     async def _set_connected(self, value: bool) -> None:
         if value != self.is_connected:

@@ -55,14 +55,3 @@ class BackgroundTasks:
         if not self._stopping:
             self._stopping = True
             self._on_death(task.get_name())
-
-
-def raise_if_cancelled() -> None:
-    """Goes on with a cancellation of the current task that got lost on its way.
-
-    Before Python 3.13 a task group that is already ending, because of an error, swallows a cancellation from outside:
-    only the error comes out. Whoever handles such an error in order to go on must ask.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
