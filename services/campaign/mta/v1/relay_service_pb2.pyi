@@ -35,6 +35,8 @@ class _RelayVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RelayVer
     """It will never be taken: a bounce of this recipient."""
     RELAY_VERDICT_TRY_LATER: _RelayVerdict.ValueType  # 3
     """Not now. Nothing is in the journal; send it again later."""
+    RELAY_VERDICT_WITHDRAWN: _RelayVerdict.ValueType  # 4
+    """It was withdrawn before it was taken, and will never leave."""
 
 class RelayVerdict(_RelayVerdict, metaclass=_RelayVerdictEnumTypeWrapper):
     """The answer to one message. Complete."""
@@ -47,7 +49,73 @@ RELAY_VERDICT_REFUSED: RelayVerdict.ValueType  # 2
 """It will never be taken: a bounce of this recipient."""
 RELAY_VERDICT_TRY_LATER: RelayVerdict.ValueType  # 3
 """Not now. Nothing is in the journal; send it again later."""
+RELAY_VERDICT_WITHDRAWN: RelayVerdict.ValueType  # 4
+"""It was withdrawn before it was taken, and will never leave."""
 Global___RelayVerdict: _TypeAlias = RelayVerdict  # noqa: Y015
+
+@_typing.final
+class WithdrawRequest(_message.Message):
+    """Messages of one delivery that must not leave any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERY_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_IDS_FIELD_NUMBER: _builtins.int
+    delivery_id: _builtins.str
+    """Their delivery."""
+    @_builtins.property
+    def message_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1..1,024 ids, each 1..100 characters."""
+
+    def __init__(
+        self,
+        *,
+        delivery_id: _builtins.str = ...,
+        message_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery_id", b"delivery_id", "message_ids", b"message_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawRequest: _TypeAlias = WithdrawRequest  # noqa: Y015
+
+@_typing.final
+class WithdrawResponse(_message.Message):
+    """What each message's first answer was: columns in the order of the request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    ANSWER_TIMES_US_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedScalarFieldContainer[Global___RelayVerdict.ValueType]:
+        """ACCEPTED, REFUSED or WITHDRAWN; one per message."""
+
+    @_builtins.property
+    def answer_times_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """When that first answer was given: microseconds since the epoch, UTC. One per message."""
+
+    @_builtins.property
+    def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelayRefusal]:
+        """More about those that are REFUSED."""
+
+    def __init__(
+        self,
+        *,
+        verdicts: _abc.Iterable[Global___RelayVerdict.ValueType] | None = ...,
+        answer_times_us: _abc.Iterable[_builtins.int] | None = ...,
+        refusals: _abc.Iterable[Global___RelayRefusal] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_times_us", b"answer_times_us", "refusals", b"refusals", "verdicts", b"verdicts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawResponse: _TypeAlias = WithdrawResponse  # noqa: Y015
 
 @_typing.final
 class RelayRequest(_message.Message):

@@ -44,6 +44,11 @@ class RelayServiceStub:
                 request_serializer=campaign_dot_mta_dot_v1_dot_relay__service__pb2.RelayRequest.SerializeToString,
                 response_deserializer=campaign_dot_mta_dot_v1_dot_relay__service__pb2.RelayResponse.FromString,
                 _registered_method=True)
+        self.Withdraw = channel.unary_unary(
+                '/campaign.mta.v1.RelayService/Withdraw',
+                request_serializer=campaign_dot_mta_dot_v1_dot_relay__service__pb2.WithdrawRequest.SerializeToString,
+                response_deserializer=campaign_dot_mta_dot_v1_dot_relay__service__pb2.WithdrawResponse.FromString,
+                _registered_method=True)
 
 
 class RelayServiceServicer:
@@ -67,6 +72,18 @@ class RelayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Withdraw(self, request, context):
+        """Makes sure that messages never leave, as far as they have not left: for a stop, and for the end of the validity
+        period. For each message_id the first verb to arrive wins: an id that was never relayed is written down as
+        withdrawn, and a later Relay of it answers WITHDRAWN; one that was accepted or refused keeps that answer, which is
+        given again here. So when this call has returned, what becomes of each message is decided for ever.
+
+        Safe to repeat: the same answers. Errors: INVALID_ARGUMENT/INVALID_FIELD; UNAVAILABLE (nothing is known: repeat).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RelayServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -74,6 +91,11 @@ def add_RelayServiceServicer_to_server(servicer, server):
                     servicer.Relay,
                     request_deserializer=campaign_dot_mta_dot_v1_dot_relay__service__pb2.RelayRequest.FromString,
                     response_serializer=campaign_dot_mta_dot_v1_dot_relay__service__pb2.RelayResponse.SerializeToString,
+            ),
+            'Withdraw': grpc.unary_unary_rpc_method_handler(
+                    servicer.Withdraw,
+                    request_deserializer=campaign_dot_mta_dot_v1_dot_relay__service__pb2.WithdrawRequest.FromString,
+                    response_serializer=campaign_dot_mta_dot_v1_dot_relay__service__pb2.WithdrawResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -108,6 +130,33 @@ class RelayService:
             '/campaign.mta.v1.RelayService/Relay',
             campaign_dot_mta_dot_v1_dot_relay__service__pb2.RelayRequest.SerializeToString,
             campaign_dot_mta_dot_v1_dot_relay__service__pb2.RelayResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Withdraw(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.mta.v1.RelayService/Withdraw',
+            campaign_dot_mta_dot_v1_dot_relay__service__pb2.WithdrawRequest.SerializeToString,
+            campaign_dot_mta_dot_v1_dot_relay__service__pb2.WithdrawResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -30,6 +30,14 @@ class RelayServiceStub:
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD; FAILED_PRECONDITION/TEMPLATE_MISSING; UNAVAILABLE (reopen and resend).
     """
+    Withdraw: _aio.UnaryUnaryMultiCallable[_relay_service_pb2.WithdrawRequest, _relay_service_pb2.WithdrawResponse]
+    """Makes sure that messages never leave, as far as they have not left: for a stop, and for the end of the validity
+    period. For each message_id the first verb to arrive wins: an id that was never relayed is written down as
+    withdrawn, and a later Relay of it answers WITHDRAWN; one that was accepted or refused keeps that answer, which is
+    given again here. So when this call has returned, what becomes of each message is decided for ever.
+
+    Safe to repeat: the same answers. Errors: INVALID_ARGUMENT/INVALID_FIELD; UNAVAILABLE (nothing is known: repeat).
+    """
 
 class RelayServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes messages over. Implemented by the MTA side, called by DeliveryService.
@@ -52,6 +60,20 @@ class RelayServiceServicer(metaclass=_abc_1.ABCMeta):
         reads no further than it can take: that is the back-pressure.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD; FAILED_PRECONDITION/TEMPLATE_MISSING; UNAVAILABLE (reopen and resend).
+        """
+
+    @_abc_1.abstractmethod
+    def Withdraw(
+        self,
+        request: _relay_service_pb2.WithdrawRequest,
+        context: _aio.ServicerContext[_relay_service_pb2.WithdrawRequest, _abc.Awaitable[_relay_service_pb2.WithdrawResponse]],
+    ) -> _abc.Awaitable[_relay_service_pb2.WithdrawResponse]:
+        """Makes sure that messages never leave, as far as they have not left: for a stop, and for the end of the validity
+        period. For each message_id the first verb to arrive wins: an id that was never relayed is written down as
+        withdrawn, and a later Relay of it answers WITHDRAWN; one that was accepted or refused keeps that answer, which is
+        given again here. So when this call has returned, what becomes of each message is decided for ever.
+
+        Safe to repeat: the same answers. Errors: INVALID_ARGUMENT/INVALID_FIELD; UNAVAILABLE (nothing is known: repeat).
         """
 
 def add_RelayServiceServicer_to_server(servicer: RelayServiceServicer, server: _aio.Server) -> None: ...
