@@ -124,6 +124,7 @@ class App:
         for name, run in writer.runs():
             self._tasks.start(name, run)
         self._tasks.start("watch-feed", hub.run())
+        self._tasks.start("watch-heartbeats", hub.run_heartbeats())
         self._tasks.start("feedback-sources", hub.run_sources(self._database_reached))
 
         token = TokenFile(settings.token_file)

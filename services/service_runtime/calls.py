@@ -1,9 +1,11 @@
 """One call while it is served: its deadline, how to end it from outside, and what is measured about it."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -12,8 +14,16 @@ from service_runtime.problems import Problem
 current_deadline: ContextVar[float | None] = ContextVar("current_deadline", default=None)
 """When the call being served must be done, in the event loop's time; None when its client set no deadline."""
 
+current_call: ContextVar["RunningCall"] = ContextVar("current_call")
+"""The call being served."""
+
 DEADLINE_SLACK_SECONDS = 0.02
 SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+def response_writer(context: Any) -> Callable[[Any], Awaitable[None]]:
+    """How a handler that is a coroutine writes its responses: so that `interrupt` knows when it may cancel."""
+    return partial(current_call.get().write, context)
 
 
 def remaining_seconds(cap_seconds: float, *, margin_seconds: float = 0.05) -> float:
@@ -30,9 +40,10 @@ def remaining_seconds(cap_seconds: float, *, margin_seconds: float = 0.05) -> fl
 class RunningCall:
     """A call in its handler, which `interrupt` can end with a status of our choice.
 
-    Cancelling the call's task is safe only while the handler's own code runs: between two responses of a generator the
-    task is inside grpc, where a cancellation would end the call without any status. Then the interruption waits for the
-    next `check`; if the peer has stopped reading, that is when it reads on or goes away.
+    Cancelling the call's task is safe only while the handler's own code runs: between two responses of a generator, and
+    while it writes one, the task is inside grpc, where a cancellation would end the call without any status. Then the
+    interruption waits until the handler's code runs again; if the peer has stopped reading, that is when it reads on or
+    goes away.
     """
 
     def __init__(self, method: str, streams_responses: bool) -> None:
@@ -56,6 +67,16 @@ class RunningCall:
             yield
         finally:
             self._inside = False
+
+    async def write(self, context: Any, response: Any) -> None:
+        """Writes a response from inside the handler, and raises the problem of an interruption meanwhile."""
+        self._inside = False
+        try:
+            await context.write(response)
+        finally:
+            self._inside = True
+        if self.problem is not None:
+            self.check()
 
     def interrupt(self, problem: Problem) -> None:
         """Makes the call end with `problem`. The first interruption decides."""

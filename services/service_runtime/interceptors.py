@@ -20,7 +20,7 @@ from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry
 
 from service_runtime.access import AccessPolicy, Caller, TokenExpired, TokenVerifier, Unauthenticated, current_caller
-from service_runtime.calls import CallMetrics, RunningCall, current_deadline
+from service_runtime.calls import CallMetrics, RunningCall, current_call, current_deadline
 from service_runtime.clock import Clock
 from service_runtime.errors import ErrorTranslator, ShuttingDown
 from service_runtime.problems import Problem
@@ -166,6 +166,7 @@ class ServeCalls(grpc.aio.ServerInterceptor):
         self._policy.authorise(who, call.method)
         # Each call has a task, hence a context, of its own: nothing needs resetting.
         current_caller.set(who)
+        current_call.set(call)
         remaining_seconds = context.time_remaining()
         call.deadline = None if remaining_seconds is None else call.loop.time() + remaining_seconds
         current_deadline.set(call.deadline)

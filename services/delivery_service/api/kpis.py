@@ -1,7 +1,7 @@
 """KPIs: get, watch, and recount."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from delivery_service.api.kpi_hub import KpiHub
@@ -41,8 +41,8 @@ class KpiCalls:
             raise DeliveryNotFound(delivery_id)
         return pb.GetKpisResponse(kpis=kpis_to_pb(found[delivery_id], self._hub.sources_connected))
 
-    async def watch(self, request: pb.WatchKpisRequest) -> AsyncIterator[bytes]:
-        """Serialised responses: the same bytes go to every watcher of a delivery."""
+    async def watch(self, request: pb.WatchKpisRequest, write: Callable[[bytes], Awaitable[None]]) -> None:
+        """Writes serialised responses: the same bytes go to every watcher of a delivery."""
         limit = self._settings.watched_deliveries_per_call_max
         if not 1 <= len(request.delivery_ids) <= limit:
             raise InvalidInput.of("delivery_ids", f"has {len(request.delivery_ids)} entries: give 1 to {limit}")
@@ -57,8 +57,7 @@ class KpiCalls:
             if not 0 <= interval <= _INTERVAL_SECONDS_MAX:
                 raise InvalidInput.of("min_interval", "must be 0 to 1 h")
         with self._metrics.watchers.track_inprogress():
-            async for message in self._hub.watch(delivery_ids, interval):
-                yield message
+            await self._hub.watch(delivery_ids, interval, write)
 
     async def compute_statistics(self, request: pb.ComputeStatisticsRequest) -> pb.ComputeStatisticsResponse:
         delivery_id = delivery_id_of(request.delivery_id)

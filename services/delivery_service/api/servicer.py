@@ -15,6 +15,7 @@ from delivery_service.api.deliveries import DeliveryCalls
 from delivery_service.api.kpis import KpiCalls
 from delivery_service.api.recipients import RecipientCalls
 from delivery_service.api.send_logs import SendLogCalls
+from service_runtime.calls import response_writer
 
 
 # The methods bear the contract's names, and none needs gRPC's context: the interceptor has dealt with the caller.
@@ -60,9 +61,10 @@ class Servicer(DeliveryServiceServicer):
     async def GetKpis(self, request: pb.GetKpisRequest, context: Any) -> pb.GetKpisResponse:
         return await self._kpis.get(request)
 
-    async def WatchKpis(self, request: pb.WatchKpisRequest, context: Any) -> AsyncIterator[Any]:
-        async for message in self._kpis.watch(request):
-            yield message
+    async def WatchKpis(self, request: pb.WatchKpisRequest, context: Any) -> None:  # type: ignore[override]
+        # A coroutine that writes, where others are generators: the two layers of generators around each message would
+        # cost more than its writing.
+        await self._kpis.watch(request, response_writer(context))
 
     async def ComputeStatistics(
         self, request: pb.ComputeStatisticsRequest, context: Any
