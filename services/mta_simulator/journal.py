@@ -22,6 +22,9 @@ KEEP_SECONDS: Final = 10.5 * 24 * 3_600
 CHECKPOINT_PAGES: Final = 10_000
 """Some 40 MB between two waits for the disk."""
 
+WITHDRAWN: Final = b""
+"""Stands for a refusal in the answer to a message that was withdrawn before it was taken."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS journal (
     row INTEGER PRIMARY KEY,
@@ -55,7 +58,7 @@ class Entry(NamedTuple):
     address: str
     answer_time_us: int
     refusal: bytes | None
-    """A serialised RelayRefusal; None if accepted."""
+    """A serialised RelayRefusal; None if accepted; WITHDRAWN."""
     outcome: int
     opened: bool
     clicked: bool

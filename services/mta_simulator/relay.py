@@ -2,12 +2,13 @@
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
 import grpc.aio
+import orjson
 
 from campaign.delivery.v1 import delivery_pb2 as delivery_pb
 from campaign.delivery.v1 import send_log_pb2 as send_log_pb
@@ -16,7 +17,7 @@ from campaign.mta.v1 import relay_service_pb2_grpc as relay_grpc
 from message_template.message import MessageTemplate, NotRendered, compiled
 from message_template.sandbox import InvalidTemplate
 from mta_simulator import dialects
-from mta_simulator.journal import Answer, Entry, Journal
+from mta_simulator.journal import WITHDRAWN, Answer, Entry, Journal
 from mta_simulator.misbehaviour import Misbehaviour
 from mta_simulator.playback import Playback
 from mta_simulator.script import Script, ScriptWriter
@@ -31,6 +32,7 @@ BATCHES_IN_FLIGHT_MAX: Final = 4
 TEMPLATES_PER_STREAM_MAX: Final = 256
 """The one that came first is forgotten; its delivery gets TEMPLATE_MISSING and sends it again."""
 MESSAGE_ID_CHARACTERS_MAX: Final = 100
+_WANTED_ID: Final = f"send an id of 1 to {MESSAGE_ID_CHARACTERS_MAX} characters"
 PUT_OFF_MAX: Final = 100_000
 """Messages remembered as put off. Beyond it nothing more is put off, so that everything gets its turn."""
 RETRY_DELAY_MS: Final = 200
@@ -123,6 +125,34 @@ class Relay(relay_grpc.RelayServiceServicer):
                     case _:
                         raise InvalidInput.of("request", "neither a template nor a batch: set one of them")
 
+    async def Withdraw(
+        self,
+        request: relay_pb.WithdrawRequest,
+        context: Any,  # noqa: ARG002 - the contract's signature
+    ) -> relay_pb.WithdrawResponse:
+        _validate_ids("message_ids", request.message_ids)
+        now_us = self._clock.now_us()
+        # Those that are being taken are not in the journal yet: whoever records first has given the first answer.
+        recorded = self._journal.record(
+            [
+                Entry(
+                    message_id, request.delivery_id, "", now_us, WITHDRAWN, send_log_pb.OUTCOME_CANCELED, False, False
+                )
+                for message_id in dict.fromkeys(request.message_ids)
+            ]
+        )
+        answers = recorded.first_answers | {entry.message_id: Answer(now_us, WITHDRAWN) for entry in recorded.fresh}
+        self._count(request.delivery_id, recorded.fresh)
+        response = relay_pb.WithdrawResponse()
+        for index, message_id in enumerate(request.message_ids):
+            verdict, refusal = _verdict(answers[message_id])
+            response.verdicts.append(verdict)
+            response.answer_times_us.append(answers[message_id].answer_time_us)
+            if refusal is not None:
+                refusal.index = index
+                response.refusals.append(refusal)
+        return response
+
     async def _take(self, batch: relay_pb.RelayBatch, template: MessageTemplate | Unusable) -> relay_pb.RelayResponse:
         """Takes a batch as soon as there is room."""
         places = len(batch.messages)
@@ -202,7 +232,9 @@ class Relay(relay_grpc.RelayServiceServicer):
         if isinstance(template, Unusable):
             return template.reason
         try:
-            rendered = template.render(message.attributes)
+            rendered = template.render(orjson.loads(message.attributes_json or b"{}"))
+        except orjson.JSONDecodeError as problem:
+            return f"attributes_json is no JSON: {problem}"
         except NotRendered as problem:
             return str(problem)
         self._truth.characters_rendered += len(rendered.subject) + len(rendered.html) + len(rendered.text)
@@ -235,15 +267,22 @@ class Relay(relay_grpc.RelayServiceServicer):
                     retry_delay_ms=RETRY_DELAY_MS,
                 )
                 continue
+            verdict, refusal = _verdict(answer)
+            response.verdicts.append(verdict)
             response.answer_times_us.append(answer.answer_time_us)
-            if answer.refusal is None:
-                response.verdicts.append(relay_pb.RELAY_VERDICT_ACCEPTED)
-            else:
-                response.verdicts.append(relay_pb.RELAY_VERDICT_REFUSED)
-                refusal = response.refusals.add()
-                refusal.ParseFromString(answer.refusal)
+            if refusal is not None:
                 refusal.index = index
+                response.refusals.append(refusal)
         return response
+
+
+def _verdict(answer: Answer) -> "tuple[relay_pb.RelayVerdict.ValueType, relay_pb.RelayRefusal | None]":
+    """A first answer, as it is given again and again."""
+    if answer.refusal is None:
+        return relay_pb.RELAY_VERDICT_ACCEPTED, None
+    if answer.refusal == WITHDRAWN:
+        return relay_pb.RELAY_VERDICT_WITHDRAWN, None
+    return relay_pb.RELAY_VERDICT_REFUSED, relay_pb.RelayRefusal.FromString(answer.refusal)
 
 
 def _compile(content: delivery_pb.Content) -> MessageTemplate | Unusable:
@@ -258,5 +297,12 @@ def _validate(batch: relay_pb.RelayBatch) -> None:
         raise InvalidInput.of("batch.messages", f"{len(batch.messages)} messages: send 1 to {BATCH_MESSAGES_MAX:,}")
     for index, message in enumerate(batch.messages):
         if not 1 <= len(message.message_id) <= MESSAGE_ID_CHARACTERS_MAX:
-            wanted = f"send an id of 1 to {MESSAGE_ID_CHARACTERS_MAX} characters"
-            raise InvalidInput.of(f"batch.messages[{index}].message_id", wanted)
+            raise InvalidInput.of(f"batch.messages[{index}].message_id", _WANTED_ID)
+
+
+def _validate_ids(field: str, message_ids: Sequence[str]) -> None:
+    if not 1 <= len(message_ids) <= BATCH_MESSAGES_MAX:
+        raise InvalidInput.of(field, f"{len(message_ids)} messages: send 1 to {BATCH_MESSAGES_MAX:,}")
+    for index, message_id in enumerate(message_ids):
+        if not 1 <= len(message_id) <= MESSAGE_ID_CHARACTERS_MAX:
+            raise InvalidInput.of(f"{field}[{index}]", _WANTED_ID)

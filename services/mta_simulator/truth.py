@@ -22,13 +22,15 @@ class Tally:
 
     def __init__(self) -> None:
         self.outcomes: Counter[int] = Counter()
-        self.accepted = self.refused = self.opened = self.clicked = 0
+        self.accepted = self.refused = self.withdrawn = self.opened = self.clicked = 0
 
     def add(self, outcome: int, *, accepted: bool, opened: bool, clicked: bool, count: int = 1) -> None:
         """Counts recipients whose messages were answered for the first time, by what they come to in the end."""
         self.outcomes[outcome] += count
         self.accepted += accepted * count
-        self.refused += (not accepted) * count
+        withdrawn = outcome == send_log_pb.OUTCOME_CANCELED
+        self.withdrawn += withdrawn * count
+        self.refused += (not accepted and not withdrawn) * count
         self.opened += opened * count
         self.clicked += clicked * count
 
@@ -37,6 +39,7 @@ class Tally:
         return {
             "accepted": self.accepted,
             "refused": self.refused,
+            "withdrawn": self.withdrawn,
             "outcomes": {
                 send_log_pb.Outcome.Name(value).removeprefix("OUTCOME_"): self.outcomes[value] for value in _OUTCOMES
             },
@@ -69,7 +72,8 @@ class Truth:
     @property
     def revision(self) -> int:
         """Grows with everything that happens."""
-        return self.total.accepted + self.total.refused + self.repeated + self.put_off + self.events_played
+        answered = self.total.accepted + self.total.refused + self.total.withdrawn
+        return answered + self.repeated + self.put_off + self.events_played
 
     def as_json(self, *, idle: bool, duplicates_sent: int) -> dict[str, Any]:
         """The line that the simulator prints."""

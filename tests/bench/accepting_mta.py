@@ -26,6 +26,9 @@ class Accepting(RelayServiceServicer):
                     answer_times_us=[time.time_ns() // 1_000] * size,
                 )
 
+    async def Withdraw(self, request: pb.WithdrawRequest, context: Any) -> pb.WithdrawResponse:
+        raise NotImplementedError("nothing is withdrawn in a bench")
+
 
 async def work(bench: Bench, options: Report) -> None:
     server = grpc.aio.server()

@@ -64,7 +64,7 @@ async def relay(channel: grpc.aio.Channel, first: int, count: int, content: deli
                 batch.messages.add(
                     message_id=f"451893744120889345.{person}.x7Yq",
                     address=f"person{person}@mail{person % 97}.test",
-                    attributes={"first_name": "Anna", "gold": "yes"},
+                    attributes_json='{"first_name": "Anna", "gold": "yes"}',
                 )
             await call.write(relay_pb.RelayRequest(batch=batch))
         await call.done_writing()

@@ -28,7 +28,7 @@ def requests_of(messages: int, size: int) -> list[bytes]:
             batch.messages.add(
                 message_id=f"1000000000000-{i}",
                 address=f"person{i}@mail{i % 97}.example.com",
-                attributes={"first_name": f"Anna{i}", "city": "Paris"},
+                attributes_json=f'{{"first_name":"Anna{i}","city":"Paris"}}',
                 deadline_us=1_795_415_948_000_000,
             )
         requests.append(pb.RelayRequest(batch=batch))

@@ -23,7 +23,7 @@ select $1, g, 0, now(), now() from generate_series(1, $2::int) g
 _RECIPIENT: Final = """
 insert into recipient (delivery_id, recipient, address_problem, profile_id, address, attributes)
 select $1, g, 0, 'profile-' || g, 'person' || g || '@mail' || g % 97 || '.example.com',
-    jsonb_build_object('first_name', 'Anna' || g, 'city', 'Paris')
+    json_build_object('first_name', 'Anna' || g, 'city', 'Paris')::text
 from generate_series(1, $2::int) g
 """
 _PARTS: Final = """

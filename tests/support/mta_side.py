@@ -22,6 +22,7 @@ class Answer:
 
 
 ACCEPT = Answer()
+WITHDRAWN = Answer(pb.RELAY_VERDICT_WITHDRAWN)
 LATER = Answer(pb.RELAY_VERDICT_TRY_LATER)
 
 
@@ -37,6 +38,7 @@ class MtaSide(RelayServiceServicer):
         self.journal: dict[str, tuple[Answer, int]] = {}
         self.relayed: Counter[str] = Counter()
         self.addresses: Counter[str] = Counter()
+        self.withdrawn: Counter[str] = Counter()
         self.messages: dict[str, pb.RelayMessage] = {}
         self.templates: list[pb.RelayTemplate] = []
         self.open = asyncio.Event()
@@ -67,6 +69,23 @@ class MtaSide(RelayServiceServicer):
                 self.cuts -= 1
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
             yield answer
+
+    async def Withdraw(self, request: pb.WithdrawRequest, context: Any) -> pb.WithdrawResponse:
+        await self.open.wait()
+        response = pb.WithdrawResponse()
+        for index, message_id in enumerate(request.message_ids):
+            self.withdrawn[message_id] += 1
+            if message_id not in self.journal:
+                self._clock_us += 1
+                self.journal[message_id] = (WITHDRAWN, self._clock_us)
+            answer, time_us = self.journal[message_id]
+            response.verdicts.append(answer.verdict)
+            response.answer_times_us.append(time_us)
+            if answer.refusal is not None:
+                refusal = response.refusals.add()
+                refusal.CopyFrom(answer.refusal)
+                refusal.index = index
+        return response
 
     def _answer(self, batch: pb.RelayBatch) -> pb.RelayResponse:
         response = pb.RelayResponse(sequence=batch.sequence)

@@ -1,6 +1,7 @@
-"""AddRecipients: a client stream of numbered chunks, each committed before the next is read."""
+"""AddRecipients: a client stream of numbered chunks, each read while the one before it is being committed."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator
 
 import orjson
 
@@ -9,7 +10,7 @@ from delivery_service.api.validation import delivery_id_of, require_valid, text_
 from delivery_service.domain.address import address_problem, normalise_address
 from delivery_service.domain.lifecycle import Channel
 from delivery_service.settings import Settings
-from delivery_service.store.recipients import RecipientRow, Recipients, UploadProgress
+from delivery_service.store.recipients import Chunk, RecipientRow, Recipients, UploadProgress
 from service_runtime.clock import Clock
 from service_runtime.problems import FieldViolation, InvalidInput
 
@@ -17,7 +18,7 @@ _UPLOAD_ID_CHARACTERS_MAX = 100
 
 
 class RecipientCalls:
-    """Takes audiences of any size in bounded memory: one chunk at a time."""
+    """Takes audiences of any size in bounded memory: two chunks at a time."""
 
     def __init__(self, recipients: Recipients, settings: Settings, clock: Clock) -> None:
         self._recipients = recipients
@@ -31,11 +32,24 @@ class RecipientCalls:
             raise InvalidInput.of("open", "must be the first request of the stream")
         delivery_id = delivery_id_of(first.open.delivery_id, "open.delivery_id")
         upload_id = _upload_id_of(first.open.upload_id, "open.upload_id")
+        channel = await self._recipients.channel(delivery_id)
+        channel = await self._recipients.channel(delivery_id)
         progress: UploadProgress | None = None
-        async for request in requests:
-            if request.WhichOneof("request") != "chunk":
-                raise InvalidInput.of("request", "must be a chunk after open")
-            progress = await self._add_chunk(delivery_id, upload_id, request.chunk)
+        committing: asyncio.Task[UploadProgress] | None = None
+        async with asyncio.TaskGroup() as tasks:  # a chunk that fails ends the wait for the next one
+            async for request in requests:
+                try:
+                    chunk = self._chunk(request, channel)
+                finally:
+                    # After the work of reading, which Postgres' work on the chunk before has gone along with; and that
+                    # one is taken also if this one is wrong.
+                    if committing is not None:
+                        progress = await committing
+                committing = tasks.create_task(
+                    self._recipients.add_chunk(delivery_id, upload_id, chunk, self._clock.now())
+                )
+            if committing is not None:
+                progress = await committing
         if progress is None:
             raise InvalidInput.of("chunk", "is missing: send at least one chunk of recipients")
         return pb.AddRecipientsResponse(
@@ -48,7 +62,11 @@ class RecipientCalls:
         progress = await self._recipients.upload_progress(delivery_id, upload_id)
         return pb.GetRecipientUploadResponse(last_chunk=progress.last_chunk, added_count=progress.added_count)
 
-    async def _add_chunk(self, delivery_id: int, upload_id: str, chunk: pb.RecipientChunk) -> UploadProgress:
+    def _chunk(self, request: pb.AddRecipientsRequest, channel: Channel) -> Chunk:
+        """A chunk, checked, as it is stored."""
+        if request.WhichOneof("request") != "chunk":
+            raise InvalidInput.of("request", "must be a chunk after open")
+        chunk = request.chunk
         if chunk.number < 1:
             raise InvalidInput.of("chunk.number", f"is {chunk.number}: number chunks from 1")
         limit = self._settings.recipients_per_chunk_max
@@ -56,23 +74,12 @@ class RecipientCalls:
             raise InvalidInput.of("chunk.recipients", f"has {len(chunk.recipients)} entries: give 1 to {limit} a chunk")
         plain = [(new.profile_id, new.address, dict(new.attributes)) for new in chunk.recipients]
         require_valid(self._violations(plain))
-
-        def rows(channel: Channel) -> Sequence[RecipientRow]:
-            result = []
-            for profile_id, address, attributes in plain:
-                normalised = normalise_address(channel, address)
-                problem = address_problem(channel, normalised)
-                result.append(RecipientRow(problem, profile_id, normalised, orjson.dumps(attributes).decode()))
-            return result
-
-        return await self._recipients.add_chunk(
-            delivery_id,
-            upload_id,
-            chunk.number,
-            chunk.SerializeToString(deterministic=True),
-            rows,
-            self._clock.now(),
-        )
+        rows = []
+        for profile_id, address, attributes in plain:
+            normalised = normalise_address(channel, address)
+            problem = address_problem(channel, normalised)
+            rows.append(RecipientRow(problem, profile_id, normalised, orjson.dumps(attributes).decode()))
+        return Chunk(chunk.number, rows, chunk.SerializeToString(deterministic=True))
 
     def _violations(self, plain: list[tuple[str, str, dict[str, str]]]) -> list[FieldViolation]:
         """What is wrong with a chunk's recipients. A sound one costs a few comparisons."""

@@ -65,7 +65,12 @@ async def open_pool(settings: DatabaseSettings) -> asyncpg.Pool:
         max_size=settings.pool_size_max,
         timeout=settings.connect_timeout_seconds,
         command_timeout=settings.long_statement_timeout_seconds,
-        server_settings=settings.session(settings.statement_timeout_seconds),
+        server_settings={
+            **settings.session(settings.statement_timeout_seconds),
+            # Short statements, many of them: starting a parallel worker, or compiling, costs more than it can give.
+            "max_parallel_workers_per_gather": "0",
+            "jit": "off",
+        },
         reset=_keep_session,
     )
     async with pool.acquire() as connection:

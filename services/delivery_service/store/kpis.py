@@ -14,6 +14,9 @@ from delivery_service.domain.outcome import FAILING, Outcome
 from delivery_service.domain.status import FeedbackMode
 from delivery_service.store.queries import query
 
+_PARALLEL_WORKERS = 2
+"""Beside the backend itself, for what reads all rows of a delivery."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recount:
@@ -61,10 +64,10 @@ class KpiStore:
 
     @asynccontextmanager
     async def _long_transaction(self) -> AsyncIterator[PoolConnectionProxy]:
-        """A transaction whose statements may take long: they read all rows of a delivery."""
+        """A transaction whose statements may take long, and use several CPUs: they read all rows of a delivery."""
         async with self._pool.acquire() as connection, connection.transaction():
             timeout_ms = int(self._long_statement_timeout_seconds * 1_000)
-            await connection.execute("select set_config('statement_timeout', $1, true)", str(timeout_ms))
+            await connection.execute(query("long_transaction"), str(timeout_ms), str(_PARALLEL_WORKERS))
             yield connection
 
     async def stale_engagement(self, counted_before: datetime, limit: int) -> list[int]:

@@ -1,6 +1,6 @@
 """The audience in Postgres: chunks of recipients, each committed with its number."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -20,6 +20,15 @@ class RecipientRow(NamedTuple):
     profile_id: str
     address: str
     attributes: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some recipients of one upload. `digested` is what goes into the audience's digest."""
+
+    number: int
+    rows: Sequence[RecipientRow]
+    digested: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +54,19 @@ class Recipients:
             raise UploadNotFound(delivery_id, upload_id)
         return UploadProgress(row["last_chunk"], row["added_count"], 0)
 
-    async def add_chunk(
-        self,
-        delivery_id: int,
-        upload_id: str,
-        number: int,
-        chunk: bytes,
-        rows: Callable[[Channel], Sequence[RecipientRow]],
-        now: datetime,
-    ) -> UploadProgress:
+    async def channel(self, delivery_id: int) -> Channel:
+        """The delivery's channel, which never changes: it says how addresses are judged. DeliveryNotFound."""
+        channel = await self._pool.fetchval(query("get_channel"), delivery_id)
+        if channel is None:
+            raise DeliveryNotFound(delivery_id)
+        return Channel(channel)
+
+    async def add_chunk(self, delivery_id: int, upload_id: str, chunk: Chunk, now: datetime) -> UploadProgress:
         """Adds one chunk, whole or not at all, and its number with it; a chunk that is in already changes nothing.
 
-        `chunk` is what goes into the audience's digest. Problems: DeliveryNotFound, StateProblem, ChunkOutOfOrder,
-        LimitReached.
+        Problems: DeliveryNotFound, StateProblem, ChunkOutOfOrder, LimitReached.
         """
+        number = chunk.number
         async with self._pool.acquire() as connection, connection.transaction():
             draft = await connection.fetchrow(query("lock_draft"), delivery_id)
             if draft is None:
@@ -72,15 +80,15 @@ class Recipients:
                 raise ChunkOutOfOrder(upload_id, last_chunk + 1, number)
             state = DeliveryState(draft["state"])
             after = next_state(delivery_id, state, Command.EDIT)
-            added = rows(Channel(draft["channel"]))
-            if recipient_count + len(added) > self._recipients_max:
+            if recipient_count + len(chunk.rows) > self._recipients_max:
                 raise LimitReached(
                     "recipients_per_delivery_max", self._recipients_max, "split the audience into several deliveries"
                 )
             await connection.copy_records_to_table(
                 "recipient",
                 records=[
-                    (delivery_id, recipient, *row) for recipient, row in enumerate(added, start=recipient_count + 1)
+                    (delivery_id, recipient, *row)
+                    for recipient, row in enumerate(chunk.rows, start=recipient_count + 1)
                 ],
                 columns=["delivery_id", "recipient", *RecipientRow._fields],
             )
@@ -89,8 +97,8 @@ class Recipients:
                 delivery_id,
                 upload_id,
                 number,
-                len(added),
-                chain_audience_digest(draft["audience_digest"], chunk),
+                len(chunk.rows),
+                chain_audience_digest(draft["audience_digest"], chunk.digested),
                 after,
                 now,
                 state is not DeliveryState.EDITING,

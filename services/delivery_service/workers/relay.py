@@ -17,8 +17,6 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Final
 
-import orjson
-
 from campaign.delivery.v1 import delivery_pb2
 from campaign.mta.v1 import relay_service_pb2 as pb
 from delivery_service.convert import content_to_pb
@@ -231,15 +229,16 @@ def _batches(part: PartMessages, size_max: int, bytes_max: int) -> list[PartMess
 
 def _request(delivery_id: int, messages: PartMessages, deadline_us: int) -> pb.RelayRequest:
     request = pb.RelayRequest(batch=pb.RelayBatch(delivery_id=str(delivery_id)))
-    add, loads = request.batch.messages.add, orjson.loads
+    add = request.batch.messages.add
     for recipient, address, attributes in zip(
         messages.recipients, messages.addresses, messages.attributes, strict=True
     ):
-        message = add(message_id=message_id(delivery_id, recipient), address=address, deadline_us=deadline_us)
-        # Not as an argument: a mapping that is copied in goes through Python code of protobuf's.
-        values = message.attributes
-        for name, value in loads(attributes).items():
-            values[name] = value
+        add(
+            message_id=message_id(delivery_id, recipient),
+            address=address,
+            deadline_us=deadline_us,
+            attributes_json=attributes,
+        )
     return request
 
 

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import grpc
 import grpc.aio
+import orjson
 import pytest
 
 from campaign.delivery.v1 import delivery_pb2
@@ -290,7 +291,7 @@ async def test_the_greatest_allowed_recipient_is_taken_and_relayed_as_it_is(comm
     await common.in_state(delivery_id, delivery_pb2.DELIVERY_STATE_FINISHED)
 
     message = common.mta.messages[f"{delivery_id}-1"]
-    assert dict(message.attributes) == attributes
+    assert orjson.loads(message.attributes_json) == attributes
     assert (await common.send_log(delivery_id)).send_log.profile_id == "ü" * 200
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import orjson
 import pytest
 
 from campaign.delivery.v1 import delivery_pb2, send_log_pb2
@@ -253,7 +254,7 @@ async def test_messages_carry_address_attributes_and_deadline_and_the_template_c
     assert (template.delivery_id, template.channel, template.content) == (delivery_id, 1, CONTENT)
     message = stack.mta.messages[f"{delivery_id}-1024"]
     assert message.address == "person1024@example.com"
-    assert dict(message.attributes) == {"first_name": "Name1024"}
+    assert orjson.loads(message.attributes_json) == {"first_name": "Name1024"}
     assert {m.deadline_us for m in stack.mta.messages.values()} == {delivery.validity_end_time.ToMicroseconds()}
 
 

@@ -28,12 +28,14 @@ from service_runtime.clock import SystemClock
 from service_runtime.development_keys import DevelopmentKeys
 from tests.integration.mta_simulator.feedback_double import FeedbackDouble
 from tests.support.eventually import eventually
+from tests.support.statuses import refused
 
 FAST = ScriptOptions(time_scale=0.01)
-ACCEPTED, REFUSED, TRY_LATER = (
+ACCEPTED, REFUSED, TRY_LATER, WITHDRAWN = (
     relay_pb.RELAY_VERDICT_ACCEPTED,
     relay_pb.RELAY_VERDICT_REFUSED,
     relay_pb.RELAY_VERDICT_TRY_LATER,
+    relay_pb.RELAY_VERDICT_WITHDRAWN,
 )
 Call: TypeAlias = "grpc.aio.StreamStreamCall[relay_pb.RelayRequest, relay_pb.RelayResponse]"
 
@@ -100,7 +102,7 @@ def template(delivery_id: str = "7", **content: str) -> relay_pb.RelayRequest:
 def batch(sequence: int, messages: dict[str, str], delivery_id: str = "7") -> relay_pb.RelayRequest:
     request = relay_pb.RelayRequest(batch=relay_pb.RelayBatch(sequence=sequence, delivery_id=delivery_id))
     for message_id, address in messages.items():
-        request.batch.messages.add(message_id=message_id, address=address, attributes={"name": "Anna"})
+        request.batch.messages.add(message_id=message_id, address=address, attributes_json='{"name": "Anna"}')
     return request
 
 
@@ -156,6 +158,36 @@ async def test_concurrent_repetition_on_two_streams_is_accepted_once(run: Run, f
         truth = await running.truth()
         assert (truth["accepted"] + truth["refused"], truth["repeated"], truth["duplicates_sent"]) == (500, 500, 0)
         assert Counter(event.message_id for event in feedback.committed).total() == truth["events_played"]
+
+
+async def test_of_relay_and_withdraw_the_first_one_decides_for_ever(run: Run, feedback: FeedbackDouble) -> None:
+    async with run() as running:
+        call = running.open()
+        taken = await answer_to(call, template(), batch(1, {"a": "anna+ok@mail.test", "b": "bert+refused@mail.test"}))
+        withdraw = relay_grpc.RelayServiceStub(running.channel).Withdraw
+        request = relay_pb.WithdrawRequest(delivery_id="7", message_ids=["c", "a", "b", "c"])
+
+        answer = await withdraw(request)
+        assert list(answer.verdicts) == [WITHDRAWN, ACCEPTED, REFUSED, WITHDRAWN]
+        assert list(answer.answer_times_us)[1:3] == list(taken.answer_times_us)
+        assert [(refusal.index, refusal.smtp_code) for refusal in answer.refusals] == [(2, 550)]
+        assert await withdraw(request) == answer
+
+        late = await answer_to(call, batch(2, {"c": "carl@mail.test"}))
+        assert (list(late.verdicts), list(late.answer_times_us)) == ([WITHDRAWN], [answer.answer_times_us[0]])
+        await call.done_writing()
+        truth = await running.truth()
+        assert (truth["accepted"], truth["refused"], truth["withdrawn"]) == (1, 1, 1)
+        assert truth["outcomes"]["CANCELED"] == 1
+        assert {event.message_id for event in feedback.committed} == {"a"}
+
+
+async def test_a_withdrawal_needs_one_to_1024_ids(run: Run) -> None:
+    async with run() as running:
+        withdraw = relay_grpc.RelayServiceStub(running.channel).Withdraw
+        for ids in ([], ["m"] * 1_025, ["m" * 101], [""]):
+            async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"):
+                await withdraw(relay_pb.WithdrawRequest(delivery_id="7", message_ids=ids))
 
 
 async def test_a_message_id_twice_in_one_batch_is_accepted_once(run: Run) -> None:

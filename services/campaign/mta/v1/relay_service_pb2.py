@@ -27,21 +27,19 @@ from campaign.delivery.v1 import role_pb2 as campaign_dot_delivery_dot_v1_dot_ro
 from campaign.delivery.v1 import send_log_pb2 as campaign_dot_delivery_dot_v1_dot_send__log__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#campaign/mta/v1/relay_service.proto\x12\x0f\x63\x61mpaign.mta.v1\x1a#campaign/delivery/v1/delivery.proto\x1a\x1f\x63\x61mpaign/delivery/v1/role.proto\x1a#campaign/delivery/v1/send_log.proto\";\n\x0fWithdrawRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x13\n\x0bmessage_ids\x18\x02 \x03(\t\"\x8d\x01\n\x10WithdrawResponse\x12/\n\x08verdicts\x18\x01 \x03(\x0e\x32\x1d.campaign.mta.v1.RelayVerdict\x12\x17\n\x0f\x61nswer_times_us\x18\x02 \x03(\x10\x12/\n\x08refusals\x18\x03 \x03(\x0b\x32\x1d.campaign.mta.v1.RelayRefusal\"{\n\x0cRelayRequest\x12\x32\n\x08template\x18\x01 \x01(\x0b\x32\x1e.campaign.mta.v1.RelayTemplateH\x00\x12,\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1b.campaign.mta.v1.RelayBatchH\x00\x42\t\n\x07request\"\x84\x01\n\rRelayTemplate\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12.\n\x07\x63hannel\x18\x02 \x01(\x0e\x32\x1d.campaign.delivery.v1.Channel\x12.\n\x07\x63ontent\x18\x03 \x01(\x0b\x32\x1d.campaign.delivery.v1.Content\"d\n\nRelayBatch\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x13\n\x0b\x64\x65livery_id\x18\x02 \x01(\t\x12/\n\x08messages\x18\x03 \x03(\x0b\x32\x1d.campaign.mta.v1.RelayMessage\"\xbe\x01\n\x0cRelayMessage\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x41\n\nattributes\x18\x03 \x03(\x0b\x32-.campaign.mta.v1.RelayMessage.AttributesEntry\x12\x13\n\x0b\x64\x65\x61\x64line_us\x18\x04 \x01(\x03\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9c\x01\n\rRelayResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\x08verdicts\x18\x02 \x03(\x0e\x32\x1d.campaign.mta.v1.RelayVerdict\x12\x17\n\x0f\x61nswer_times_us\x18\x03 \x03(\x10\x12/\n\x08refusals\x18\x04 \x03(\x0b\x32\x1d.campaign.mta.v1.RelayRefusal\"\xda\x01\n\x0cRelayRefusal\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x11\n\tsmtp_code\x18\x02 \x01(\x05\x12\x15\n\renhanced_code\x18\x03 \x01(\t\x12\x12\n\ndiagnostic\x18\x04 \x01(\t\x12\x37\n\x0c\x66\x61ilure_type\x18\x05 \x01(\x0e\x32!.campaign.delivery.v1.FailureType\x12,\n\x06reason\x18\x06 \x01(\x0e\x32\x1c.campaign.delivery.v1.Reason\x12\x16\n\x0eretry_delay_ms\x18\x07 \x01(\x03*\x9e\x01\n\x0cRelayVerdict\x12\x1d\n\x19RELAY_VERDICT_UNSPECIFIED\x10\x00\x12\x1a\n\x16RELAY_VERDICT_ACCEPTED\x10\x01\x12\x19\n\x15RELAY_VERDICT_REFUSED\x10\x02\x12\x1b\n\x17RELAY_VERDICT_TRY_LATER\x10\x03\x12\x1b\n\x17RELAY_VERDICT_WITHDRAWN\x10\x04\x32\xb7\x01\n\x0cRelayService\x12P\n\x05Relay\x12\x1d.campaign.mta.v1.RelayRequest\x1a\x1e.campaign.mta.v1.RelayResponse\"\x04\xa8\xbb\x18\x07(\x01\x30\x01\x12U\n\x08Withdraw\x12 .campaign.mta.v1.WithdrawRequest\x1a!.campaign.mta.v1.WithdrawResponse\"\x04\xa8\xbb\x18\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#campaign/mta/v1/relay_service.proto\x12\x0f\x63\x61mpaign.mta.v1\x1a#campaign/delivery/v1/delivery.proto\x1a\x1f\x63\x61mpaign/delivery/v1/role.proto\x1a#campaign/delivery/v1/send_log.proto\";\n\x0fWithdrawRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x13\n\x0bmessage_ids\x18\x02 \x03(\t\"\x8d\x01\n\x10WithdrawResponse\x12/\n\x08verdicts\x18\x01 \x03(\x0e\x32\x1d.campaign.mta.v1.RelayVerdict\x12\x17\n\x0f\x61nswer_times_us\x18\x02 \x03(\x10\x12/\n\x08refusals\x18\x03 \x03(\x0b\x32\x1d.campaign.mta.v1.RelayRefusal\"{\n\x0cRelayRequest\x12\x32\n\x08template\x18\x01 \x01(\x0b\x32\x1e.campaign.mta.v1.RelayTemplateH\x00\x12,\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1b.campaign.mta.v1.RelayBatchH\x00\x42\t\n\x07request\"\x84\x01\n\rRelayTemplate\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12.\n\x07\x63hannel\x18\x02 \x01(\x0e\x32\x1d.campaign.delivery.v1.Channel\x12.\n\x07\x63ontent\x18\x03 \x01(\x0b\x32\x1d.campaign.delivery.v1.Content\"d\n\nRelayBatch\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x13\n\x0b\x64\x65livery_id\x18\x02 \x01(\t\x12/\n\x08messages\x18\x03 \x03(\x0b\x32\x1d.campaign.mta.v1.RelayMessage\"s\n\x0cRelayMessage\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x17\n\x0f\x61ttributes_json\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65\x61\x64line_us\x18\x04 \x01(\x03J\x04\x08\x03\x10\x04R\nattributes\"\x9c\x01\n\rRelayResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\x08verdicts\x18\x02 \x03(\x0e\x32\x1d.campaign.mta.v1.RelayVerdict\x12\x17\n\x0f\x61nswer_times_us\x18\x03 \x03(\x10\x12/\n\x08refusals\x18\x04 \x03(\x0b\x32\x1d.campaign.mta.v1.RelayRefusal\"\xda\x01\n\x0cRelayRefusal\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x11\n\tsmtp_code\x18\x02 \x01(\x05\x12\x15\n\renhanced_code\x18\x03 \x01(\t\x12\x12\n\ndiagnostic\x18\x04 \x01(\t\x12\x37\n\x0c\x66\x61ilure_type\x18\x05 \x01(\x0e\x32!.campaign.delivery.v1.FailureType\x12,\n\x06reason\x18\x06 \x01(\x0e\x32\x1c.campaign.delivery.v1.Reason\x12\x16\n\x0eretry_delay_ms\x18\x07 \x01(\x03*\x9e\x01\n\x0cRelayVerdict\x12\x1d\n\x19RELAY_VERDICT_UNSPECIFIED\x10\x00\x12\x1a\n\x16RELAY_VERDICT_ACCEPTED\x10\x01\x12\x19\n\x15RELAY_VERDICT_REFUSED\x10\x02\x12\x1b\n\x17RELAY_VERDICT_TRY_LATER\x10\x03\x12\x1b\n\x17RELAY_VERDICT_WITHDRAWN\x10\x04\x32\xb7\x01\n\x0cRelayService\x12P\n\x05Relay\x12\x1d.campaign.mta.v1.RelayRequest\x1a\x1e.campaign.mta.v1.RelayResponse\"\x04\xa8\xbb\x18\x07(\x01\x30\x01\x12U\n\x08Withdraw\x12 .campaign.mta.v1.WithdrawRequest\x1a!.campaign.mta.v1.WithdrawResponse\"\x04\xa8\xbb\x18\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'campaign.mta.v1.relay_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RELAYMESSAGE_ATTRIBUTESENTRY']._loaded_options = None
-  _globals['_RELAYMESSAGE_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_RELAYSERVICE'].methods_by_name['Relay']._loaded_options = None
   _globals['_RELAYSERVICE'].methods_by_name['Relay']._serialized_options = b'\250\273\030\007'
   _globals['_RELAYSERVICE'].methods_by_name['Withdraw']._loaded_options = None
   _globals['_RELAYSERVICE'].methods_by_name['Withdraw']._serialized_options = b'\250\273\030\007'
-  _globals['_RELAYVERDICT']._serialized_start=1304
-  _globals['_RELAYVERDICT']._serialized_end=1462
+  _globals['_RELAYVERDICT']._serialized_start=1228
+  _globals['_RELAYVERDICT']._serialized_end=1386
   _globals['_WITHDRAWREQUEST']._serialized_start=163
   _globals['_WITHDRAWREQUEST']._serialized_end=222
   _globals['_WITHDRAWRESPONSE']._serialized_start=225
@@ -52,14 +50,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RELAYTEMPLATE']._serialized_end=626
   _globals['_RELAYBATCH']._serialized_start=628
   _globals['_RELAYBATCH']._serialized_end=728
-  _globals['_RELAYMESSAGE']._serialized_start=731
-  _globals['_RELAYMESSAGE']._serialized_end=921
-  _globals['_RELAYMESSAGE_ATTRIBUTESENTRY']._serialized_start=872
-  _globals['_RELAYMESSAGE_ATTRIBUTESENTRY']._serialized_end=921
-  _globals['_RELAYRESPONSE']._serialized_start=924
-  _globals['_RELAYRESPONSE']._serialized_end=1080
-  _globals['_RELAYREFUSAL']._serialized_start=1083
-  _globals['_RELAYREFUSAL']._serialized_end=1301
-  _globals['_RELAYSERVICE']._serialized_start=1465
-  _globals['_RELAYSERVICE']._serialized_end=1648
+  _globals['_RELAYMESSAGE']._serialized_start=730
+  _globals['_RELAYMESSAGE']._serialized_end=845
+  _globals['_RELAYRESPONSE']._serialized_start=848
+  _globals['_RELAYRESPONSE']._serialized_end=1004
+  _globals['_RELAYREFUSAL']._serialized_start=1007
+  _globals['_RELAYREFUSAL']._serialized_end=1225
+  _globals['_RELAYSERVICE']._serialized_start=1389
+  _globals['_RELAYSERVICE']._serialized_end=1572
 # @@protoc_insertion_point(module_scope)

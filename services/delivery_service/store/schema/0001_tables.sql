@@ -60,7 +60,7 @@ create table recipient (
     address_problem smallint not null,
     profile_id text not null,
     address text collate "C" not null,
-    attributes jsonb not null,
+    attributes text not null,  -- a JSON object of strings, as it travels: nothing here looks into it
     primary key (delivery_id, recipient)
 );
 create index recipient_address on recipient (delivery_id, address);

@@ -25,6 +25,10 @@ where d.delivery_id = any ($1::bigint[]);
 select delivery_id, sum(revision)::bigint as revision from delivery_counter
 where delivery_id = any ($1::bigint[]) group by delivery_id;
 
+-- name: long_transaction
+-- This transaction's statements may run $1 ms long, with $2 parallel workers.
+select set_config('statement_timeout', $1, true), set_config('max_parallel_workers_per_gather', $2, true);
+
 -- name: lock_recount
 -- One recount per delivery at a time; held until the transaction ends. False: another one runs.
 select pg_try_advisory_xact_lock(hashtextextended('compute_statistics', $1));
