@@ -2,17 +2,19 @@
 
 import re
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 from delivery_service.domain.lifecycle import Channel
 
-_EMAIL: Final = re.compile(
-    r"(?!\.)[^\s@\"(),:;<>\[\\\]\x00-\x1f\x7f]{1,64}(?<!\.)@"
+_LOCAL_PART: Final = re.compile(r"[^\s@\"(),:;<>\[\\\]\x00-\x1f\x7f]{1,64}")
+_DOMAIN: Final = re.compile(
     r"(?:[^\W_](?:(?:[^\W_]|-){0,61}[^\W_])?\.)+[^\W\d_](?:(?:[^\W_]|-){0,61}[^\W_])?",
     re.UNICODE,
 )
 _PHONE: Final = re.compile(r"\+?[0-9]{6,15}")
 _EMAIL_LENGTH_MAX: Final = 254
+_DOMAINS_CACHED_MAX: Final = 10_000
 
 
 class AddressProblem(IntEnum):
@@ -39,11 +41,23 @@ def address_problem(channel: Channel, address: str) -> AddressProblem:
     well_formed = False
     match channel:
         case Channel.EMAIL:
+            local_part, _, domain = address.rpartition("@")
             well_formed = (
-                len(address) <= _EMAIL_LENGTH_MAX and ".." not in address and _EMAIL.fullmatch(address) is not None
+                len(address) <= _EMAIL_LENGTH_MAX
+                and _well_formed_domain(domain)
+                and _LOCAL_PART.fullmatch(local_part) is not None
+                and local_part[0] != "."
+                and local_part[-1] != "."
+                and ".." not in local_part
             )
         case Channel.SMS:
             well_formed = _PHONE.fullmatch(address) is not None
         case Channel.PUSH:
             well_formed = not any(character.isspace() for character in address)
     return AddressProblem.NONE if well_formed else AddressProblem.MALFORMED
+
+
+@lru_cache(_DOMAINS_CACHED_MAX)
+def _well_formed_domain(domain: str) -> bool:
+    """Kept, since an audience has many addresses in few domains."""
+    return _DOMAIN.fullmatch(domain) is not None
