@@ -5,12 +5,15 @@ import socket
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from secrets import token_hex
+from uuid import uuid4
 
 from prometheus_client import CollectorRegistry
 
 from campaign.delivery.v1 import delivery_service_pb2, observation_service_pb2, role_pb2
 from campaign.delivery.v1.observation_service_pb2_grpc import add_ObservationServiceServicer_to_server
+from campaign.mta.v1 import relay_service_pb2
 from campaign.mta.v1.relay_service_pb2_grpc import RelayServiceStub
+from delivery_service.api.control import ControlCalls
 from delivery_service.api.deliveries import DeliveryCalls
 from delivery_service.api.errors import DOMAIN, ERROR_TABLE
 from delivery_service.api.kpi_hub import KpiHub
@@ -22,6 +25,8 @@ from delivery_service.api.servicer import Servicer, add_to_server
 from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings
 from delivery_service.store.apply_writer import ApplySettings, ApplyWriter
+from delivery_service.store.closing import Closing
+from delivery_service.store.control import Control
 from delivery_service.store.database import DatabaseSettings, open_pool
 from delivery_service.store.deliveries import Deliveries
 from delivery_service.store.feedback import FeedbackStore
@@ -29,6 +34,7 @@ from delivery_service.store.kpis import KpiStore
 from delivery_service.store.recipients import Recipients
 from delivery_service.store.relay_parts import RelayParts
 from delivery_service.store.send_logs import SendLogs
+from delivery_service.workers.closing import ClosingWorker
 from delivery_service.workers.engagement import EngagementWorker
 from delivery_service.workers.poll import PollLoop
 from delivery_service.workers.preparation import PreparationWorker
@@ -136,6 +142,11 @@ class App:
             metadata = (("authorization", f"Bearer {token.token()}"),)
             return RelayServiceStub(channel).Relay(metadata=metadata)
 
+        async def withdraw(request: relay_service_pb2.WithdrawRequest) -> relay_service_pb2.WithdrawResponse:
+            metadata = (("authorization", f"Bearer {token.token()}"),)
+            timeout = settings.withdraw_timeout_seconds
+            return await RelayServiceStub(channel).Withdraw(request, metadata=metadata, timeout=timeout)
+
         holder = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
         parts = RelayParts(pool, holder, timedelta(seconds=settings.relay_lease_seconds))
         relay = RelayWorker(deliveries, parts, open_relay_call, writer, settings, clock, metrics, self._changed)
@@ -146,11 +157,23 @@ class App:
         engagement = EngagementWorker(
             kpis, timedelta(seconds=settings.engagement_refresh_seconds), clock, self._changed
         )
+        closing = ClosingWorker(
+            deliveries,
+            Closing(pool, uuid4(), timedelta(seconds=settings.relay_lease_seconds)),
+            parts,
+            withdraw,
+            writer,
+            settings,
+            clock,
+            self._changed,
+        )
         poll = settings.worker_poll_seconds
         for name, work in (
             ("preparation", preparation.work),
             ("start", start.work),
             ("relay", relay.work),
+            ("relay-states", relay.look_at_states),
+            ("closing", closing.work),
             ("engagement", engagement.work),
         ):
             loop = PollLoop(name, work, poll, clock)
@@ -160,6 +183,7 @@ class App:
         servicer = Servicer(
             DeliveryCalls(deliveries, settings, clock, self._wake_workers),
             RecipientCalls(Recipients(pool, settings.recipients_per_delivery_max), settings, clock),
+            ControlCalls(deliveries, Control(pool), clock, self._changed),
             KpiCalls(kpis, deliveries, hub, settings, clock, metrics),
             SendLogCalls(deliveries, SendLogs(pool, settings.rows_scanned_per_page_max), feedback, settings),
         )

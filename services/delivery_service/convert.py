@@ -91,6 +91,21 @@ def delivery_to_pb(delivery: Delivery) -> delivery_pb2.Delivery:
         validity_end_time=timestamp(delivery.validity_end_time),
         creator=delivery.creator,
         etag=str(delivery.version),
+        stop=_stop(delivery),
+        validity_closed_time=timestamp(delivery.validity_closed_time),
+        settled_time=timestamp(delivery.settled_time),
+    )
+
+
+def _stop(delivery: Delivery) -> delivery_pb2.Stop | None:
+    if delivery.stop_time is None:
+        return None
+    return delivery_pb2.Stop(
+        stopper=delivery.stopper,
+        stop_time=timestamp(delivery.stop_time),
+        in_flight_count=delivery.stop_in_flight or 0,
+        left_count=delivery.stop_left or 0,
+        complete=delivery.finish_time is not None,
     )
 
 

@@ -86,6 +86,14 @@ class Settings(BaseSettings):
     """How long a part with messages that the MTA put off waits, unless the MTA asks for longer."""
     relay_retry_max_seconds: float = Field(300.0, gt=0)
 
+    # Closing.
+    validity_grace_seconds: float = Field(3_600.0, ge=0)
+    """How long after the end of the validity period reports of that time may still come in, before it is closed."""
+    settle_seconds: float = Field(7 * 86_400.0, ge=0)
+    """How long after the last hand-over asynchronous bounces are waited for."""
+    withdraw_timeout_seconds: float = Field(10.0, gt=0)
+    """How long the MTA side may take to withdraw the messages of one part."""
+
     # Watching.
     watchers_max: int = Field(20_000, ge=1)
     watched_deliveries_per_call_max: int = Field(100, ge=1)

@@ -154,7 +154,7 @@ class KpiHub:
         if not wanted:
             return []
         newer = []
-        for delivery_id, kpis in (await self._kpis.get(wanted, self._clock.now())).items():
+        for delivery_id, kpis in (await self._kpis.get(wanted)).items():
             topic = self._topics.get(delivery_id)
             if topic is not None and kpis.revision > topic.revision:  # two loads may overtake each other
                 topic.payload = self._serialised(kpis)

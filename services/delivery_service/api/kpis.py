@@ -36,7 +36,7 @@ class KpiCalls:
 
     async def get(self, request: pb.GetKpisRequest) -> pb.GetKpisResponse:
         delivery_id = delivery_id_of(request.delivery_id)
-        found = await self._kpis.get([delivery_id], self._clock.now())
+        found = await self._kpis.get([delivery_id])
         if delivery_id not in found:
             raise DeliveryNotFound(delivery_id)
         return pb.GetKpisResponse(kpis=kpis_to_pb(found[delivery_id], self._hub.sources_connected))
@@ -77,7 +77,7 @@ class KpiCalls:
             )
         await self._kpis.refresh_engagement(delivery_id, self._clock.now())
         self._hub.touch([delivery_id])
-        kpis = (await self._kpis.get([delivery_id], self._clock.now()))[delivery_id]
+        kpis = (await self._kpis.get([delivery_id]))[delivery_id]
         return pb.ComputeStatisticsResponse(
             kpis=kpis_to_pb(kpis, self._hub.sources_connected), drift=recount.drift, recounted=recount.recounted
         )

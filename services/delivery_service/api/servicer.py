@@ -11,6 +11,7 @@ from campaign.delivery.v1.delivery_service_pb2_grpc import (
     DeliveryServiceServicer,
     add_DeliveryServiceServicer_to_server,
 )
+from delivery_service.api.control import ControlCalls
 from delivery_service.api.deliveries import DeliveryCalls
 from delivery_service.api.kpis import KpiCalls
 from delivery_service.api.recipients import RecipientCalls
@@ -23,10 +24,16 @@ class Servicer(DeliveryServiceServicer):
     """Composes the parts."""
 
     def __init__(
-        self, deliveries: DeliveryCalls, recipients: RecipientCalls, kpis: KpiCalls, send_logs: SendLogCalls
+        self,
+        deliveries: DeliveryCalls,
+        recipients: RecipientCalls,
+        control: ControlCalls,
+        kpis: KpiCalls,
+        send_logs: SendLogCalls,
     ) -> None:
         self._deliveries = deliveries
         self._recipients = recipients
+        self._control = control
         self._kpis = kpis
         self._send_logs = send_logs
 
@@ -57,6 +64,15 @@ class Servicer(DeliveryServiceServicer):
 
     async def ConfirmSend(self, request: pb.ConfirmSendRequest, context: Any) -> pb.ConfirmSendResponse:
         return await self._deliveries.confirm_send(request)
+
+    async def PauseDelivery(self, request: pb.PauseDeliveryRequest, context: Any) -> pb.PauseDeliveryResponse:
+        return await self._control.pause(request)
+
+    async def ResumeDelivery(self, request: pb.ResumeDeliveryRequest, context: Any) -> pb.ResumeDeliveryResponse:
+        return await self._control.resume(request)
+
+    async def StopDelivery(self, request: pb.StopDeliveryRequest, context: Any) -> pb.StopDeliveryResponse:
+        return await self._control.stop(request)
 
     async def GetKpis(self, request: pb.GetKpisRequest, context: Any) -> pb.GetKpisResponse:
         return await self._kpis.get(request)

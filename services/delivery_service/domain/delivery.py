@@ -88,6 +88,12 @@ class Delivery:
     start_time: datetime | None = None
     finish_time: datetime | None = None
     validity_end_time: datetime | None = None
+    stop_time: datetime | None = None
+    stopper: str = ""
+    stop_in_flight: int | None = None
+    stop_left: int | None = None
+    validity_closed_time: datetime | None = None
+    settled_time: datetime | None = None
 
     @property
     def validity_in_force(self) -> timedelta:

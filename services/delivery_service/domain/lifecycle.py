@@ -1,6 +1,6 @@
 """The life of a delivery, as a table: which command is allowed in which state, and where it leads.
 
-The rows with Pause, Stop, Unconfirm and the schedule join when those commands exist.
+The rows with Unconfirm and the schedule join when those commands exist.
 """
 
 from enum import Enum, IntEnum, auto
@@ -42,6 +42,10 @@ class Command(Enum):
     CONFIRM = auto()
     START = auto()
     FINISH = auto()
+    PAUSE = auto()
+    RESUME = auto()
+    STOP = auto()
+    CLOSE_VALIDITY = auto()
 
 
 TRANSITIONS: Final[dict[Command, dict[DeliveryState, DeliveryState]]] = {
@@ -60,6 +64,26 @@ TRANSITIONS: Final[dict[Command, dict[DeliveryState, DeliveryState]]] = {
     Command.CONFIRM: {DeliveryState.READY: DeliveryState.START_PENDING},
     Command.START: {DeliveryState.START_PENDING: DeliveryState.IN_PROGRESS},
     Command.FINISH: {DeliveryState.IN_PROGRESS: DeliveryState.FINISHED},
+    # The commands below may be repeated: the second time they change nothing.
+    Command.PAUSE: {
+        DeliveryState.IN_PROGRESS: DeliveryState.PAUSED,
+        DeliveryState.PAUSED: DeliveryState.PAUSED,
+    },
+    Command.RESUME: {
+        DeliveryState.PAUSED: DeliveryState.IN_PROGRESS,
+        DeliveryState.IN_PROGRESS: DeliveryState.IN_PROGRESS,
+    },
+    Command.STOP: {
+        DeliveryState.START_PENDING: DeliveryState.STOPPED,
+        DeliveryState.IN_PROGRESS: DeliveryState.STOPPED,
+        DeliveryState.PAUSED: DeliveryState.STOPPED,
+        DeliveryState.STOPPED: DeliveryState.STOPPED,
+    },
+    # FAILED instead of FINISHED if nothing was ever handed over.
+    Command.CLOSE_VALIDITY: {
+        DeliveryState.IN_PROGRESS: DeliveryState.FINISHED,
+        DeliveryState.PAUSED: DeliveryState.FINISHED,
+    },
 }
 """command → state before → state after. A state that is missing refuses the command."""
 

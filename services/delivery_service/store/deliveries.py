@@ -109,6 +109,11 @@ class Deliveries:
         rows = await self._pool.fetch(query("deliveries_in_state"), state, limit)
         return [row["delivery_id"] for row in rows]
 
+    async def relayable(self, delivery_ids: set[int], now: datetime) -> set[int]:
+        """Those of these whose messages may leave now: IN_PROGRESS, and within their validity."""
+        rows = await self._pool.fetch(query("relayable"), delivery_ids, now)
+        return {row["delivery_id"] for row in rows}
+
     async def start(self, delivery_id: int, now: datetime) -> bool:
         """START_PENDING to IN_PROGRESS. False: another replica did, or the state changed."""
         return await self._pool.fetchval(query("start_delivery"), delivery_id, now) is not None
@@ -182,4 +187,10 @@ def _delivery(row: asyncpg.Record) -> Delivery:
         start_time=row["start_time"],
         finish_time=row["finish_time"],
         validity_end_time=row["validity_end_time"],
+        stop_time=row["stop_time"],
+        stopper=row["stopper"],
+        stop_in_flight=row["stop_in_flight"],
+        stop_left=row["stop_left"],
+        validity_closed_time=row["validity_closed_time"],
+        settled_time=row["settled_time"],
     )

@@ -33,9 +33,9 @@ class KpiStore:
         self._pool = pool
         self._long_statement_timeout_seconds = long_statement_timeout_seconds
 
-    async def get(self, delivery_ids: Sequence[int], now: datetime) -> dict[int, DeliveryKpis]:
+    async def get(self, delivery_ids: Sequence[int]) -> dict[int, DeliveryKpis]:
         """The KPIs of those that exist, all in one snapshot."""
-        rows = await self._pool.fetch(query("get_kpis"), delivery_ids, now)
+        rows = await self._pool.fetch(query("get_kpis"), delivery_ids)
         return {row["delivery_id"]: _kpis(row) for row in rows}
 
     async def revisions(self, delivery_ids: Sequence[int]) -> dict[int, int]:

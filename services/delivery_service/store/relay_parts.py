@@ -1,7 +1,7 @@
 """The work of relaying in Postgres: parts of 1,024 recipients, claimed with leases by the database's clock."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import asyncpg
 
@@ -36,9 +36,14 @@ class RelayParts:
         self._holder = holder
         self._lease = lease
 
-    async def claim(self, delivery_id: int, limit: int) -> list[Claim]:
-        """Up to `limit` free parts of a delivery that is IN_PROGRESS; none if it is not."""
-        rows = await self._pool.fetch(query("claim_parts"), delivery_id, self._holder, self._lease, limit)
+    async def claim(self, delivery_id: int, limit: int, now: datetime) -> list[Claim]:
+        """Up to `limit` free parts of a delivery that is IN_PROGRESS and within its validity; none if it is not."""
+        rows = await self._pool.fetch(query("claim_parts"), delivery_id, self._holder, self._lease, limit, now)
+        return [Claim(delivery_id, row["part"], row["claim_count"]) for row in rows]
+
+    async def claim_to_close(self, delivery_id: int, limit: int) -> list[Claim]:
+        """Up to `limit` free parts of a delivery that will relay nothing any more, which the caller knows."""
+        rows = await self._pool.fetch(query("claim_parts_to_close"), delivery_id, self._holder, self._lease, limit)
         return [Claim(delivery_id, row["part"], row["claim_count"]) for row in rows]
 
     async def renew(self, delivery_id: int, parts: list[int]) -> None:
@@ -50,6 +55,12 @@ class RelayParts:
         first = claim.part * RECIPIENTS_PER_PART
         (row,) = await self._pool.fetch(query("read_part"), claim.delivery_id, first, first + RECIPIENTS_PER_PART)
         return PartMessages(row["recipients"], row["addresses"], row["attributes"])
+
+    async def not_left(self, claim: Claim) -> list[int]:
+        """The part's recipients that are PREPARED still."""
+        first = claim.part * RECIPIENTS_PER_PART
+        rows = await self._pool.fetch(query("prepared_of_part"), claim.delivery_id, first, first + RECIPIENTS_PER_PART)
+        return [row["recipient"] for row in rows]
 
     async def release(self, claim: Claim, available_after: timedelta) -> bool:
         """Ends a claim; True if the part is done: no message in it is left PREPARED."""

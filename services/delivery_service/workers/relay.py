@@ -6,6 +6,8 @@ Invariants:
 - RELAYED is committed (through the one apply path) only after the MTA side has answered; a crash in between relays
   again what is still PREPARED, under the same message_id.
 - A delivery is FINISHED only when no part has a PREPARED row left.
+- A message is written to the MTA side only while its delivery was IN_PROGRESS at the last look: parts claimed before a
+  pause or a stop give up what they have not written. What had been written by then is in flight.
 """
 
 import asyncio
@@ -23,32 +25,21 @@ from delivery_service.convert import content_to_pb
 from delivery_service.domain.delivery import VALIDITY_MAX, Delivery
 from delivery_service.domain.identifiers import message_id
 from delivery_service.domain.lifecycle import DeliveryState
-from delivery_service.domain.outcome import (
-    EVENT_TIME_US_MAX,
-    EVENT_TIME_US_MIN,
-    FailureType,
-    Outcome,
-    Reason,
-)
 from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings
 from delivery_service.store.apply_writer import ApplyWriter
 from delivery_service.store.database import RETRYABLE_ERRORS, UNAVAILABLE_ERRORS
 from delivery_service.store.deliveries import Deliveries
-from delivery_service.store.observations import ObservationColumns
 from delivery_service.store.relay_parts import Claim, PartMessages, RelayParts
-from delivery_service.workers.relay_stream import RelayBroken, RelayCall, RelayStream
+from delivery_service.workers.relay_answers import UnsoundAnswer, observations, require_sound
+from delivery_service.workers.relay_stream import Halted, RelayBroken, RelayCall, RelayStream
 from service_runtime.clock import Clock, to_microseconds
 
 log = logging.getLogger(__name__)
 
 _LISTED_MAX: Final = 1_000
-_FAILURE_TYPES: Final = frozenset(int(kind) for kind in FailureType)
-_REASONS: Final = frozenset(int(reason) for reason in Reason)
 _MESSAGE_OVERHEAD_BYTES: Final = 100
 """More than the message id, the deadline and the framing take."""
-_DIAGNOSTIC_CHARACTERS_MAX: Final = 1_000
-_ENHANCED_CODE_CHARACTERS_MAX: Final = 20
 
 
 class RelayWorker:
@@ -75,6 +66,7 @@ class RelayWorker:
         self._changed = changed
         self._stream: RelayStream | None = None
         self._in_flight: dict[asyncio.Task[None], Claim] = {}
+        self._halted: set[int] = set()
         self._failures = 0
 
     async def work(self) -> bool:
@@ -90,7 +82,7 @@ class RelayWorker:
             if room <= 0:
                 break
             share = max(1, room // len(progressing))
-            claims = await self._parts.claim(delivery_id, share)
+            claims = await self._parts.claim(delivery_id, share, self._clock.now())
             if claims:
                 claimed = True
                 delivery = await self._deliveries.get(delivery_id)
@@ -106,6 +98,13 @@ class RelayWorker:
         while full and len(self._in_flight) > self._settings.relay_parts_in_flight_max // 2:
             await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
         return full or claimed
+
+    async def look_at_states(self) -> bool:
+        """Halts what is in flight of deliveries that are no longer to be relayed: paused, stopped, or out of time."""
+        in_flight = {claim.delivery_id for claim in self._in_flight.values()}
+        if in_flight:
+            self._halted = in_flight - await self._deliveries.relayable(in_flight, self._clock.now())
+        return False
 
     async def run_leases(self) -> None:
         """Prolongs the leases of what is in flight, until cancelled."""
@@ -149,12 +148,14 @@ class RelayWorker:
             ended = await asyncio.gather(
                 *(self._relay_batch(delivery, batch) for batch in batches), return_exceptions=True
             )
-            for error in ended:
-                if isinstance(error, BaseException):
-                    raise error
+            errors = [error for error in ended if isinstance(error, BaseException)]
+            for error in sorted(errors, key=lambda error: isinstance(error, Halted)):  # a real one counts first
+                raise error
             available_after = max((wait for wait in ended if isinstance(wait, timedelta)), default=timedelta())
             self._failures = 0
-        except RelayBroken as error:
+        except Halted:
+            pass  # its unwritten messages stay PREPARED
+        except (RelayBroken, UnsoundAnswer) as error:
             self._failures += 1
             available_after = self._backoff()
             log.warning(
@@ -173,9 +174,14 @@ class RelayWorker:
     async def _relay_batch(self, delivery: Delivery, messages: PartMessages) -> timedelta:
         """Relays some messages and commits the answers. Gives how long those put off want to wait (0: none were)."""
         request = _request(delivery.delivery_id, messages, self._deadline_us(delivery))
-        answer = await self._open_stream().relay(delivery.delivery_id, lambda: _template(delivery), request)
-        _require_sound(answer, len(messages.recipients))
-        columns = _observations(delivery.delivery_id, messages.recipients, answer)
+        answer = await self._open_stream().relay(
+            delivery.delivery_id,
+            lambda: _template(delivery),
+            request,
+            lambda: delivery.delivery_id not in self._halted,
+        )
+        require_sound(answer, len(messages.recipients))
+        columns = observations(delivery.delivery_id, messages.recipients, answer)
         if len(columns):
             await self._writer.apply(columns)
         self._count(answer)
@@ -248,48 +254,3 @@ def _template(delivery: Delivery) -> pb.RelayTemplate:
         channel=delivery_pb2.Channel.ValueType(delivery.channel),
         content=content_to_pb(delivery.content),
     )
-
-
-def _require_sound(answer: pb.RelayResponse, size: int) -> None:
-    """RelayBroken if an answer is not what the contract says: nothing of it is taken then."""
-    if not len(answer.verdicts) == len(answer.answer_times_us) == size:
-        raise RelayBroken(f"the MTA side answered {len(answer.verdicts)} of {size} messages")
-    if (
-        size
-        and not EVENT_TIME_US_MIN <= min(answer.answer_times_us) <= max(answer.answer_times_us) <= EVENT_TIME_US_MAX
-    ):
-        raise RelayBroken("the MTA side answered with a time before 2000 or after 2100")
-    for refusal in answer.refusals:
-        if refusal.failure_type not in _FAILURE_TYPES or refusal.reason not in _REASONS:
-            raise RelayBroken(
-                f"the MTA side answered with failure type {refusal.failure_type}, reason {refusal.reason}"
-            )
-
-
-def _observations(delivery_id: int, recipients: list[int], answer: pb.RelayResponse) -> ObservationColumns:
-    """What an answer says, as observations: accepted is RELAYED, refused is BOUNCED; nothing of those put off."""
-    verdicts, times_us = list(answer.verdicts), list(answer.answer_times_us)
-    if verdicts.count(pb.RELAY_VERDICT_ACCEPTED) == len(verdicts):  # nearly always
-        return ObservationColumns.without_detail(delivery_id, recipients, Outcome.RELAYED, times_us)
-    accepted = [index for index, verdict in enumerate(verdicts) if verdict == pb.RELAY_VERDICT_ACCEPTED]
-    columns = ObservationColumns.without_detail(
-        delivery_id, [recipients[i] for i in accepted], Outcome.RELAYED, [times_us[i] for i in accepted]
-    )
-    refusals = {refusal.index: refusal for refusal in answer.refusals}
-    nothing = pb.RelayRefusal()
-    for index, verdict in enumerate(verdicts):
-        if verdict != pb.RELAY_VERDICT_REFUSED:
-            continue
-        refusal = refusals.get(index, nothing)
-        columns.delivery_ids.append(delivery_id)
-        columns.recipients.append(recipients[index])
-        columns.outcomes.append(Outcome.BOUNCED)
-        columns.event_times_us.append(times_us[index])
-        columns.failure_types.append(FailureType(refusal.failure_type or FailureType.SOFT))
-        columns.reasons.append(Reason(refusal.reason or Reason.NOT_DEFINED))
-        columns.smtp_codes.append(refusal.smtp_code if 200 <= refusal.smtp_code <= 599 else 0)
-        columns.enhanced_codes.append(refusal.enhanced_code.replace("\x00", "")[:_ENHANCED_CODE_CHARACTERS_MAX])
-        columns.diagnostics.append(refusal.diagnostic.replace("\x00", "")[:_DIAGNOSTIC_CHARACTERS_MAX])
-        columns.attempts.append(0)
-        columns.rules_versions.append(0)
-    return columns

@@ -19,6 +19,10 @@ class RelayBroken(Exception):
     """The stream ended before the answer came. Nothing is known of the batch: relay it again."""
 
 
+class Halted(Exception):
+    """The batch was not to be written any more."""
+
+
 class RelayStream:
     """Lives from `start` to its first failure or `close`; then a new one is opened. Writes are one at a time: two
     concurrent writes on one stream fail."""
@@ -38,9 +42,14 @@ class RelayStream:
         return self._reader.done()
 
     async def relay(
-        self, delivery_id: int, template: Callable[[], pb.RelayTemplate], request: pb.RelayRequest
+        self,
+        delivery_id: int,
+        template: Callable[[], pb.RelayTemplate],
+        request: pb.RelayRequest,
+        may_leave: Callable[[], bool],
     ) -> pb.RelayResponse:
-        """Hands the batch in `request` over and waits for its answer. RelayBroken if it never comes.
+        """Hands the batch in `request` over and waits for its answer. RelayBroken if it never comes; Halted if it may
+        not leave when its turn comes.
 
         Numbers it in place: protobuf copies a message that is put into another, at the cost of making it again.
         """
@@ -52,6 +61,8 @@ class RelayStream:
                 async with self._writing:
                     if self.broken:
                         raise RelayBroken
+                    if not may_leave():
+                        raise Halted
                     if delivery_id not in self._templates:
                         await self._call.write(pb.RelayRequest(template=template()))
                         self._templates.add(delivery_id)

@@ -115,7 +115,7 @@ async def test_any_order_repetition_batching_and_concurrency_gives_what_a_naive_
     expected = _naive_rows(facts)
     assert await _rows(replicas.dsn, delivery_id) == expected
     assert await _known(replicas.dsn, delivery_id) == {(r, _normalised(o)) for r, o in facts}
-    counts = (await replicas.kpis.get([delivery_id], SystemClock().now()))[delivery_id].counts
+    counts = (await replicas.kpis.get([delivery_id]))[delivery_id].counts
     by_outcome = Counter(row.outcome for row in expected.values())
     assert {outcome: counts.of(outcome) for outcome in Outcome} == {o: by_outcome.get(o, 0) for o in Outcome}
     for outcome in FAILING:

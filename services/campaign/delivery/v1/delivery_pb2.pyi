@@ -182,6 +182,9 @@ class Delivery(_message.Message):
     VALIDITY_END_TIME_FIELD_NUMBER: _builtins.int
     CREATOR_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
+    VALIDITY_CLOSED_TIME_FIELD_NUMBER: _builtins.int
+    SETTLED_TIME_FIELD_NUMBER: _builtins.int
     delivery_id: _builtins.str
     """Assigned by CreateDelivery; decimal digits, ordered by creation time. Output only. Example: "451893744120889345"."""
     label: _builtins.str
@@ -240,6 +243,20 @@ class Delivery(_message.Message):
     def validity_end_time(self) -> _timestamp_pb2.Timestamp:
         """When the validity period ends: start_time + validity_period. Unset before the start. Output only."""
 
+    @_builtins.property
+    def stop(self) -> Global___Stop:
+        """That it was stopped. Unset unless the state is STOPPED. Output only."""
+
+    @_builtins.property
+    def validity_closed_time(self) -> _timestamp_pb2.Timestamp:
+        """When the end of the validity period was dealt with: what was undecided has EXPIRED, and what was handed over without
+        ever being reported on is unresolved. Unset before. Output only.
+        """
+
+    @_builtins.property
+    def settled_time(self) -> _timestamp_pb2.Timestamp:
+        """When nothing more was to be expected, 7 days after the last hand-over; a watch of it ends. Unset before. Output only."""
+
     def __init__(
         self,
         *,
@@ -260,14 +277,59 @@ class Delivery(_message.Message):
         validity_end_time: _timestamp_pb2.Timestamp | None = ...,
         creator: _builtins.str = ...,
         etag: _builtins.str = ...,
+        stop: Global___Stop | None = ...,
+        validity_closed_time: _timestamp_pb2.Timestamp | None = ...,
+        settled_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "finish_time", b"finish_time", "plan", b"plan", "start_time", b"start_time", "update_time", b"update_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "finish_time", b"finish_time", "plan", b"plan", "settled_time", b"settled_time", "start_time", b"start_time", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "creator", b"creator", "delivery_id", b"delivery_id", "etag", b"etag", "feedback_mode", b"feedback_mode", "finish_time", b"finish_time", "label", b"label", "plan", b"plan", "recipient_count", b"recipient_count", "start_time", b"start_time", "state", b"state", "update_time", b"update_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "creator", b"creator", "delivery_id", b"delivery_id", "etag", b"etag", "feedback_mode", b"feedback_mode", "finish_time", b"finish_time", "label", b"label", "plan", b"plan", "recipient_count", b"recipient_count", "settled_time", b"settled_time", "start_time", b"start_time", "state", b"state", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
+
+@_typing.final
+class Stop(_message.Message):
+    """The fact that someone stopped a delivery for good."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STOPPER_FIELD_NUMBER: _builtins.int
+    STOP_TIME_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_COUNT_FIELD_NUMBER: _builtins.int
+    LEFT_COUNT_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    stopper: _builtins.str
+    """The token's subject."""
+    in_flight_count: _builtins.int
+    """Messages in flight at that moment: given to the MTA side or about to be, without an answer yet."""
+    left_count: _builtins.int
+    """How many of all messages turned out to have left after that moment: the MTA side had accepted or refused them before
+    it was told to withdraw them. Counts once `complete` is set; 0 before.
+    """
+    complete: _builtins.bool
+    """Every message is decided: it left, or it is CANCELED and will never leave."""
+    @_builtins.property
+    def stop_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        stopper: _builtins.str = ...,
+        stop_time: _timestamp_pb2.Timestamp | None = ...,
+        in_flight_count: _builtins.int = ...,
+        left_count: _builtins.int = ...,
+        complete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stop_time", b"stop_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "in_flight_count", b"in_flight_count", "left_count", b"left_count", "stop_time", b"stop_time", "stopper", b"stopper"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Stop: _TypeAlias = Stop  # noqa: Y015
 
 @_typing.final
 class Content(_message.Message):

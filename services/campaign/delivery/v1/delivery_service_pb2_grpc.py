@@ -78,6 +78,21 @@ class DeliveryServiceStub:
                 request_serializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ConfirmSendRequest.SerializeToString,
                 response_deserializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ConfirmSendResponse.FromString,
                 _registered_method=True)
+        self.PauseDelivery = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/PauseDelivery',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.PauseDeliveryRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.PauseDeliveryResponse.FromString,
+                _registered_method=True)
+        self.ResumeDelivery = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/ResumeDelivery',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ResumeDeliveryRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ResumeDeliveryResponse.FromString,
+                _registered_method=True)
+        self.StopDelivery = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/StopDelivery',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.StopDeliveryRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.StopDeliveryResponse.FromString,
+                _registered_method=True)
         self.GetKpis = channel.unary_unary(
                 '/campaign.delivery.v1.DeliveryService/GetKpis',
                 request_serializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.GetKpisRequest.SerializeToString,
@@ -185,6 +200,32 @@ class DeliveryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseDelivery(self, request, context):
+        """Pauses a delivery IN_PROGRESS: within a second no message leaves any more, those in flight aside. The validity
+        period goes on. In PAUSED it does nothing. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeDelivery(self, request, context):
+        """Goes on with a delivery that is PAUSED. In IN_PROGRESS it does nothing. Errors: NOT_FOUND;
+        FAILED_PRECONDITION/DELIVERY_STATE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopDelivery(self, request, context):
+        """Stops a delivery for good, in START_PENDING, IN_PROGRESS or PAUSED: within a second no message leaves any more,
+        those in flight aside. Afterwards, in the background, the MTA side is told to withdraw whatever it may have been
+        given; what it had accepted counts as handed over, everything else becomes CANCELED (Delivery.stop tells). Feedback
+        on what has left still comes in. In STOPPED it does nothing. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetKpis(self, request, context):
         """Gets the KPIs: one consistent snapshot. Errors: NOT_FOUND.
         """
@@ -276,6 +317,21 @@ def add_DeliveryServiceServicer_to_server(servicer, server):
                     servicer.ConfirmSend,
                     request_deserializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ConfirmSendRequest.FromString,
                     response_serializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ConfirmSendResponse.SerializeToString,
+            ),
+            'PauseDelivery': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseDelivery,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.PauseDeliveryRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.PauseDeliveryResponse.SerializeToString,
+            ),
+            'ResumeDelivery': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeDelivery,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ResumeDeliveryRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ResumeDeliveryResponse.SerializeToString,
+            ),
+            'StopDelivery': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopDelivery,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.StopDeliveryRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.StopDeliveryResponse.SerializeToString,
             ),
             'GetKpis': grpc.unary_unary_rpc_method_handler(
                     servicer.GetKpis,
@@ -528,6 +584,87 @@ class DeliveryService:
             '/campaign.delivery.v1.DeliveryService/ConfirmSend',
             campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ConfirmSendRequest.SerializeToString,
             campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ConfirmSendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseDelivery(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/PauseDelivery',
+            campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.PauseDeliveryRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.PauseDeliveryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeDelivery(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/ResumeDelivery',
+            campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ResumeDeliveryRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ResumeDeliveryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopDelivery(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/StopDelivery',
+            campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.StopDeliveryRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.StopDeliveryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,20 @@ class DeliveryServiceStub:
     Errors: NOT_FOUND; PERMISSION_DENIED/ROLE_MISSING; FAILED_PRECONDITION/DELIVERY_STATE; ABORTED/PLAN_CHANGED;
     INVALID_ARGUMENT/REQUEST_ID_REUSED.
     """
+    PauseDelivery: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.PauseDeliveryRequest, _delivery_service_pb2.PauseDeliveryResponse]
+    """Pauses a delivery IN_PROGRESS: within a second no message leaves any more, those in flight aside. The validity
+    period goes on. In PAUSED it does nothing. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE.
+    """
+    ResumeDelivery: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.ResumeDeliveryRequest, _delivery_service_pb2.ResumeDeliveryResponse]
+    """Goes on with a delivery that is PAUSED. In IN_PROGRESS it does nothing. Errors: NOT_FOUND;
+    FAILED_PRECONDITION/DELIVERY_STATE.
+    """
+    StopDelivery: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.StopDeliveryRequest, _delivery_service_pb2.StopDeliveryResponse]
+    """Stops a delivery for good, in START_PENDING, IN_PROGRESS or PAUSED: within a second no message leaves any more,
+    those in flight aside. Afterwards, in the background, the MTA side is told to withdraw whatever it may have been
+    given; what it had accepted counts as handed over, everything else becomes CANCELED (Delivery.stop tells). Feedback
+    on what has left still comes in. In STOPPED it does nothing. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE.
+    """
     GetKpis: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.GetKpisRequest, _delivery_service_pb2.GetKpisResponse]
     """Gets the KPIs: one consistent snapshot. Errors: NOT_FOUND."""
     WatchKpis: _aio.UnaryStreamMultiCallable[_delivery_service_pb2.WatchKpisRequest, _delivery_service_pb2.WatchKpisResponse]
@@ -160,6 +174,38 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         milliseconds whatever the audience. Idempotent by request_id: same id, same answer (only success is remembered).
         Errors: NOT_FOUND; PERMISSION_DENIED/ROLE_MISSING; FAILED_PRECONDITION/DELIVERY_STATE; ABORTED/PLAN_CHANGED;
         INVALID_ARGUMENT/REQUEST_ID_REUSED.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseDelivery(
+        self,
+        request: _delivery_service_pb2.PauseDeliveryRequest,
+        context: _aio.ServicerContext[_delivery_service_pb2.PauseDeliveryRequest, _abc.Awaitable[_delivery_service_pb2.PauseDeliveryResponse]],
+    ) -> _abc.Awaitable[_delivery_service_pb2.PauseDeliveryResponse]:
+        """Pauses a delivery IN_PROGRESS: within a second no message leaves any more, those in flight aside. The validity
+        period goes on. In PAUSED it does nothing. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeDelivery(
+        self,
+        request: _delivery_service_pb2.ResumeDeliveryRequest,
+        context: _aio.ServicerContext[_delivery_service_pb2.ResumeDeliveryRequest, _abc.Awaitable[_delivery_service_pb2.ResumeDeliveryResponse]],
+    ) -> _abc.Awaitable[_delivery_service_pb2.ResumeDeliveryResponse]:
+        """Goes on with a delivery that is PAUSED. In IN_PROGRESS it does nothing. Errors: NOT_FOUND;
+        FAILED_PRECONDITION/DELIVERY_STATE.
+        """
+
+    @_abc_1.abstractmethod
+    def StopDelivery(
+        self,
+        request: _delivery_service_pb2.StopDeliveryRequest,
+        context: _aio.ServicerContext[_delivery_service_pb2.StopDeliveryRequest, _abc.Awaitable[_delivery_service_pb2.StopDeliveryResponse]],
+    ) -> _abc.Awaitable[_delivery_service_pb2.StopDeliveryResponse]:
+        """Stops a delivery for good, in START_PENDING, IN_PROGRESS or PAUSED: within a second no message leaves any more,
+        those in flight aside. Afterwards, in the background, the MTA side is told to withdraw whatever it may have been
+        given; what it had accepted counts as handed over, everything else becomes CANCELED (Delivery.stop tells). Feedback
+        on what has left still comes in. In STOPPED it does nothing. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE.
         """
 
     @_abc_1.abstractmethod

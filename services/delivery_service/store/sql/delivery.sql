@@ -25,7 +25,8 @@ where d.delivery_id = $1;
 select d.delivery_id, d.label, d.channel, d.feedback_mode, d.subject, '' as html, '' as body_text, d.from_address,
     d.from_name, d.reply_to_address, d.validity_period, d.state, d.version, d.creator, d.create_time, d.update_time,
     d.recipient_count, d.audience_digest, d.preparer, d.plan, d.confirm_request_id, d.start_time, d.finish_time,
-    d.validity_end_time, c.plan_digest as confirm_plan_digest, c.confirmer, c.confirm_time
+    d.validity_end_time, d.stop_time, d.stopper, d.stop_in_flight, d.stop_left, d.validity_closed_time,
+    d.settled_time, c.plan_digest as confirm_plan_digest, c.confirmer, c.confirm_time
 from delivery d
 left join confirmation c on c.delivery_id = d.delivery_id and c.request_id = d.confirm_request_id
 where d.delivery_id < $1 and (cardinality($2::smallint[]) = 0 or d.state = any ($2::smallint[]))
@@ -101,12 +102,15 @@ from changed d where c.delivery_id = d.delivery_id and c.slot = 0
 returning c.delivery_id;
 
 -- name: finish_delivery
--- IN_PROGRESS to FINISHED once every part is done, so once no PREPARED row is left.
+-- IN_PROGRESS to FINISHED once every part is done, so once no PREPARED row is left; but not if that is so because all
+-- has expired without ever being handed over: close_validity says then that it FAILED.
 with changed as (
     update delivery
     set state = 9, version = version + 1, update_time = $2, finish_time = $2
     where delivery_id = $1 and state = 6
         and not exists (select from relay_part p where p.delivery_id = $1 and not p.done)
+        and (validity_end_time > $2 or exists (
+            select from transition t where t.delivery_id = $1 and not (t.before = 0 and t.outcome = 4)))
     returning delivery_id
 )
 update delivery_counter c set revision = c.revision + 1, commit_time = $2

@@ -3,7 +3,7 @@
 
 -- name: get_kpis
 select d.delivery_id, d.channel, d.state, d.feedback_mode, d.settled_time is not null as settled,
-    coalesce(d.validity_end_time <= $2, false) as validity_closed, c.*, e.opened, e.clicked, e.opens, e.clicks,
+    d.validity_closed_time is not null as validity_closed, c.*, e.opened, e.clicked, e.opens, e.clicks,
     e.opened_with_efs, e.clicked_with_efs, e.delivered_with_efs, e.opened_without_efs, e.clicked_without_efs,
     e.delivered_without_efs, e.as_of_time
 from delivery d

@@ -4,7 +4,7 @@
 -- Takes up to $4 free parts of a delivery until $3 from now, by the database's clock. Holds the delivery's state FOR
 -- SHARE in the same statement: with a plain read, messages could leave after a stop was answered.
 with in_progress as (
-    select delivery_id from delivery where delivery_id = $1 and state = 6 for share
+    select delivery_id from delivery where delivery_id = $1 and state = 6 and validity_end_time > $5 for share
 ), free as (
     select p.part from relay_part p join in_progress d on p.delivery_id = d.delivery_id
     where p.delivery_id = $1 and not p.done and p.available_time <= clock_timestamp()
@@ -14,6 +14,27 @@ update relay_part p
 set lease_holder = $2, available_time = clock_timestamp() + $3::interval, claim_count = p.claim_count + 1
 from free where p.delivery_id = $1 and p.part = free.part
 returning p.part, p.claim_count;
+
+-- name: claim_parts_to_close
+-- As claim_parts, of a delivery that was stopped or whose validity is over: that is for ever, so its state needn't be
+-- held.
+with free as (
+    select part from relay_part
+    where delivery_id = $1 and not done and available_time <= clock_timestamp()
+    order by part limit $4 for no key update skip locked
+)
+update relay_part p
+set lease_holder = $2, available_time = clock_timestamp() + $3::interval, claim_count = p.claim_count + 1
+from free where p.delivery_id = $1 and p.part = free.part
+returning p.part, p.claim_count;
+
+-- name: prepared_of_part
+select recipient from send_log
+where delivery_id = $1 and recipient >= $2 and recipient < $3 and outcome = 0 order by recipient;
+
+-- name: relayable
+-- Those of some deliveries that may be relayed now.
+select delivery_id from delivery where delivery_id = any ($1::bigint[]) and state = 6 and validity_end_time > $2;
 
 -- name: renew_parts
 update relay_part set available_time = clock_timestamp() + $3::interval
