@@ -2,10 +2,9 @@
 
 import json
 import sys
-from collections.abc import Callable
 from email.utils import parseaddr
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -20,8 +19,9 @@ from campaign.delivery.v1.role_pb2 import Role
 from campaign.delivery.v1.send_log_pb2 import FailureType, Reason, SendLogStatus
 from campaign_cli import logs
 from campaign_cli.client import SEND_PATIENCE_SECONDS, Target, connect
-from campaign_cli.connection import DEFAULT_FOLDER
+from campaign_cli.control import pause, resume, stop
 from campaign_cli.display import render_kpis, render_modes
+from campaign_cli.options import data_option, json_option, target_options
 from campaign_cli.running import is_wide, open_console, run
 from campaign_cli.send import Draft, run_send
 from campaign_cli.watch import watch_until_over
@@ -32,29 +32,14 @@ DEFAULT_SENDER = "Campaign <campaign@example.com>"
 MODE = click.Choice(sorted(MODES))
 ROLE = click.Choice(list(choices(Role)))
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-data_option = click.option(
-    "--data", "folder", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_FOLDER, show_default=True,
-    envvar="CAMPAIGN_DATA", help="The folder that the system keeps its data in.",
-)  # fmt: skip
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-
-
-def target_options(command: Command) -> Command:
-    """Which DeliveryService to call: the fields of a `Target`."""
-    for option in (
-        click.option("--target", "address", metavar="HOST:PORT", help="Call another DeliveryService."),
-        click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), help="The token for --target."),
-        data_option,
-    ):
-        command = option(command)
-    return command
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def campaign() -> None:
     """Runs Campaign Delivery on this machine, sends to a list of recipients, and shows what becomes of it."""
+
+
+for command in (pause, resume, stop):
+    campaign.add_command(command)
 
 
 @campaign.command()

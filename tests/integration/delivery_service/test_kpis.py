@@ -105,7 +105,7 @@ async def test_what_has_no_fate_when_the_validity_is_over_is_unresolved(common: 
     async with one_of_each(common) as delivery_id:
         async with connected(common.dsn) as connection:
             await connection.execute(
-                "update delivery set validity_end_time = now() - interval '1 s' where delivery_id = $1",
+                "update delivery set validity_closed_time = now() where delivery_id = $1",
                 int(delivery_id),
             )
         kpis = await common.kpis(delivery_id)

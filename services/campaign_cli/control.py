@@ -1,0 +1,73 @@
+"""pause, resume and stop: commands on a delivery that is being sent."""
+
+from typing import Any
+
+import click
+
+from campaign.delivery.v1 import delivery_service_pb2 as pb
+from campaign_cli import logs
+from campaign_cli.client import Target, connect
+from campaign_cli.options import json_option, target_options
+from campaign_cli.running import open_console, run
+from campaign_cli.words import plural
+
+
+@click.command()
+@click.argument("delivery_id", metavar="ID")
+@json_option
+@target_options
+def pause(delivery_id: str, as_json: bool, **where: Any) -> None:
+    """Lets no more messages of a delivery leave, for now."""
+
+    async def work() -> None:
+        console = open_console()
+        async with connect(Target(**where)) as client:
+            paused = await client.call(client.stub.PauseDelivery, pb.PauseDeliveryRequest(delivery_id=delivery_id))
+        if as_json:
+            logs.print_json(console, paused)
+        else:
+            console.print(f"Paused; {plural(paused.in_flight_count, 'message')} in flight.", highlight=False)
+
+    run(work())
+
+
+@click.command()
+@click.argument("delivery_id", metavar="ID")
+@json_option
+@target_options
+def resume(delivery_id: str, as_json: bool, **where: Any) -> None:
+    """Goes on with a paused delivery."""
+
+    async def work() -> None:
+        console = open_console()
+        async with connect(Target(**where)) as client:
+            resumed = await client.call(client.stub.ResumeDelivery, pb.ResumeDeliveryRequest(delivery_id=delivery_id))
+        if as_json:
+            logs.print_json(console, resumed)
+        else:
+            console.print("Resumed.")
+
+    run(work())
+
+
+@click.command()
+@click.argument("delivery_id", metavar="ID")
+@click.confirmation_option("--yes", prompt="What has not left will never leave. Stop the delivery?")
+@json_option
+@target_options
+def stop(delivery_id: str, as_json: bool, **where: Any) -> None:
+    """Stops a delivery for good: what has not left is canceled."""
+
+    async def work() -> None:
+        console = open_console()
+        async with connect(Target(**where)) as client:
+            stopped = await client.call(client.stub.StopDelivery, pb.StopDeliveryRequest(delivery_id=delivery_id))
+        if as_json:
+            logs.print_json(console, stopped)
+            return
+        in_flight = plural(stopped.delivery.stop.in_flight_count, "message")
+        console.print(f"Stopped; {in_flight} in flight.", highlight=False)
+        if not stopped.delivery.stop.complete:
+            console.print("The MTA is being asked what has left; campaign kpis shows it.")
+
+    run(work())
