@@ -158,7 +158,9 @@ async def test_a_part_is_read_by_the_primary_keys(large: str) -> None:
 
 
 async def test_claiming_parts_does_not_read_the_parts_that_are_done(large: str) -> None:
-    arguments = (DELIVERY_ID, "holder", "60 seconds", 8)
+    async with connected(large) as connection:
+        now = await connection.fetchval("select now()")
+    arguments = (DELIVERY_ID, "holder", "60 seconds", 8, now)
 
     nodes = await _plan(large, query("claim_parts").replace("$3::interval", "$3::text::interval"), *arguments)
 
@@ -168,10 +170,7 @@ async def test_claiming_parts_does_not_read_the_parts_that_are_done(large: str) 
 
 
 async def test_kpis_of_one_delivery_read_its_slots_only(large: str) -> None:
-    async with connected(large) as connection:
-        now = await connection.fetchval("select now()")
-
-    nodes = await _plan(large, query("get_kpis"), [DELIVERY_ID], now)
+    nodes = await _plan(large, query("get_kpis"), [DELIVERY_ID])
 
     _assert_indexed(nodes, "delivery", "delivery_counter")
     assert _rows_read(nodes, "delivery_counter") <= 4

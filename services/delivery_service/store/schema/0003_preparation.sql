@@ -3,7 +3,11 @@
 -- lost its lease can do no harm.
 
 -- Step 1: records who gets no message, and why; a recipient under the first cause that matches. False: lost the lease.
-create function prepare_exclusions (p_delivery_id bigint, p_token uuid) returns boolean language plpgsql as $$
+--
+-- Without sorting: of an audience that has just been uploaded there are no statistics, and Postgres takes it for a few
+-- rows that are quickly sorted. Hashing the addresses takes a third of the time.
+create function prepare_exclusions (p_delivery_id bigint, p_token uuid) returns boolean language plpgsql
+set enable_sort = off as $$
 begin
     update delivery set prepared_through = 0
     where delivery_id = p_delivery_id and preparation_token = p_token and prepared_through = -1;
@@ -32,6 +36,8 @@ end $$;
 create function prepare_range (
     p_delivery_id bigint, p_token uuid, p_after integer, p_through integer, p_now timestamptz
 ) returns boolean language plpgsql as $$
+declare
+    v_excluded integer[];
 begin
     update delivery set prepared_through = p_through
     where delivery_id = p_delivery_id and preparation_token = p_token and prepared_through = p_after;
@@ -41,17 +47,19 @@ begin
     -- Rows of an earlier preparation of this delivery, if any.
     delete from send_log
     where delivery_id = p_delivery_id and recipient > p_after and recipient <= p_through;
-    with prepared as (
-        insert into send_log (delivery_id, recipient, outcome, event_time, update_time)
-        select r.delivery_id, r.recipient, 0, p_now, p_now
-        from recipient r
-        where r.delivery_id = p_delivery_id and r.recipient > p_after and r.recipient <= p_through
-            and not exists (
-                select from exclusion_log e where e.delivery_id = p_delivery_id and e.recipient = r.recipient)
-        returning recipient
-    )
+    -- As an array, which is hashed once, instead of a look into the exclusions for each row.
+    v_excluded := array(
+        select recipient from exclusion_log
+        where delivery_id = p_delivery_id and recipient > p_after and recipient <= p_through);
+    insert into send_log (delivery_id, recipient, outcome, event_time, update_time)
+    select p_delivery_id, r.recipient, 0, p_now, p_now
+    from recipient r
+    where r.delivery_id = p_delivery_id and r.recipient > p_after and r.recipient <= p_through
+        and r.recipient <> all (v_excluded);
     insert into relay_part (delivery_id, part, prepared_count)
-    select p_delivery_id, recipient / 1024, count(*) from prepared group by 2;
+    select p_delivery_id, recipient / 1024, count(*)
+    from send_log where delivery_id = p_delivery_id and recipient > p_after and recipient <= p_through
+    group by 2;
     return true;
 end $$;
 
