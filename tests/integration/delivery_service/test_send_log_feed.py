@@ -117,7 +117,7 @@ async def change(stack: DeliveryStack, delivery_id: str, chance: random.Random, 
     """Applies random batches of all kinds of facts, in random order."""
     outcomes = [DEFERRED, DELIVERED, BOUNCED, EXPIRED]
     async with stack.apply_stream() as stream:
-        for _ in range(25):
+        for _ in range(16):
             size = chance.choice((1, 20, 400))
             await stream.send(
                 batch_of(
@@ -138,7 +138,7 @@ async def replicas(database: str, tmp_path: Path) -> AsyncIterator[list[Delivery
     """Two replicas on one database, whose responses hold no more than a dozen changes: so large revisions are cut."""
     side = MtaSide()
     await side.start()
-    settings = {"send_log_response_bytes_max": 2_000, "watch_poll_seconds": 0.02}
+    settings: dict[str, Any] = {"send_log_response_bytes_max": 2_000, "watch_poll_seconds": 0.02}
     async with (
         delivery_stack(database, tmp_path / "one", mta=side, **settings) as one,
         delivery_stack(database, tmp_path / "two", mta=side, **settings) as two,
@@ -148,12 +148,13 @@ async def replicas(database: str, tmp_path: Path) -> AsyncIterator[list[Delivery
     await assert_laws(database)
 
 
+@pytest.mark.expects_errors  # a client that goes away in the middle of a write: gRPC logs it as an error
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_every_transition_is_told_once_and_in_order_over_reconnects_and_replicas(
     replicas: list[DeliveryStack], seed: int
 ) -> None:
     chance = random.Random(seed)
-    recipients = 4_500  # in five parts, so in all slots
+    recipients = 3_200  # in four parts, so in all slots
     delivery = await replicas[0].ready(recipients)
     delivery_id = delivery.delivery_id
     watchers = [Told(delivery_id) for _ in range(4)]
