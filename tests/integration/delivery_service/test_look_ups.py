@@ -120,7 +120,7 @@ async def messages(stack: DeliveryStack, **fields: Any) -> list[look_ups_pb2.Pro
 async def test_a_persons_messages_are_listed_over_all_deliveries_newest_first(
     database: str, tmp_path: Path, scanned: int
 ) -> None:
-    limits = {"rows_scanned_per_page_max": scanned, "profile_deliveries_scanned_per_page_max": scanned}
+    limits: dict[str, Any] = {"rows_scanned_per_page_max": scanned, "profile_deliveries_scanned_per_page_max": scanned}
     async with delivery_stack(database, tmp_path, **limits) as stack:
         ann = [
             pb.NewRecipient(profile_id="ann", address="ann@example.com", attributes={"first_name": "Ann"}),

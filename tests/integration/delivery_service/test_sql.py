@@ -34,7 +34,8 @@ async def large(database_factory: DatabaseFactory) -> AsyncIterator[str]:
                     now(), 4
                 from generate_series(1, 1000) d;
                 insert into recipient (delivery_id, recipient, address_problem, profile_id, address, attributes)
-                select 1, r, 0, 'profile' || r, 'p' || r || '@example.com', '{{}}'::jsonb from generate_series(1, {RECIPIENTS}) r
+                select 1, r, 0, 'profile' || r, 'p' || r || '@example.com', '{{}}'::jsonb
+                from generate_series(1, {RECIPIENTS}) r
                 union all
                 select d, r, 0, 'profile' || r, 'p' || r || '@example.com', '{{}}'::jsonb
                 from generate_series(2, 1000) d, generate_series(1, 20) r;

@@ -32,7 +32,7 @@ def test_a_draft_waits_to_be_prepared() -> None:
 
 
 def test_a_preparation_runs_while_its_lease_holds() -> None:
-    held = {"preparation_held": True, "preparation_lease_time": LATER, "prepared_through": 1_024}
+    held: dict[str, Any] = {"preparation_held": True, "preparation_lease_time": LATER, "prepared_through": 1_024}
     (running,) = explain(replace(DRAFT, state=DeliveryState.PREPARING, **held))
     assert (running.kind, running.count, running.until) == (FactKind.PREPARATION_RUNNING, 1_024, LATER)
     over = {**held, "preparation_lease_time": EARLIER}
