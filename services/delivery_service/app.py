@@ -156,7 +156,11 @@ class App:
         preparation = PreparationWorker(deliveries, database, settings, clock, metrics, self._changed)
         start = StartWorker(deliveries, clock, self._changed)
         engagement = EngagementWorker(
-            kpis, timedelta(seconds=settings.engagement_refresh_seconds), clock, self._changed
+            kpis,
+            timedelta(seconds=settings.engagement_refresh_seconds),
+            settings.engagement_check_seconds,
+            clock,
+            self._changed,
         )
         explanations = Explanations(pool, settings.source_silence)
         contact = MtaContactWorker(explanations, holder, channel.get_state, clock, settings.mta_contact_report_seconds)

@@ -95,6 +95,8 @@ class Settings(BaseSettings):
     watch_heartbeat_seconds: float = Field(15.0, gt=0)
     engagement_refresh_seconds: float = Field(3_600.0, ge=0)
     """How old opens and clicks may get; 0: live."""
+    engagement_check_seconds: float = Field(60.0, gt=0)
+    """How often rates are looked for whose base, the delivered, has moved since they were counted."""
 
     # Look-ups.
     send_log_watchers_max: int = Field(200, ge=1)

@@ -59,6 +59,10 @@ class KpiStore:
         async with long_transaction(self._pool, self._long_statement_timeout_seconds) as connection:
             await connection.execute(query("refresh_engagement"), delivery_id, now)
 
+    async def mark_outdated_engagement(self, now: datetime) -> None:
+        """Finds deliveries whose delivered have changed since opens and clicks were counted."""
+        await self._pool.execute(query("mark_outdated_engagement"), now)
+
     async def stale_engagement(self, counted_before: datetime, limit: int) -> list[int]:
         """Deliveries whose opens and clicks changed since they were counted, if that was before this time."""
         rows = await self._pool.fetch(query("stale_engagement"), counted_before, limit)

@@ -11,6 +11,7 @@ import pytest
 from campaign.delivery.v1 import delivery_pb2, kpis_pb2, look_ups_pb2, send_log_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from tests.support.delivery_stack import DeliveryStack, Fact, Observed, delivery_stack, people
+from tests.support.eventually import eventually
 from tests.support.invariants import OUTCOMES
 from tests.support.postgres import connected
 from tests.support.statuses import refused
@@ -439,6 +440,24 @@ async def test_live_engagement_follows_each_fact(database: str, tmp_path: Path) 
             Fact(f"{delivery_id}-2", UNSUBSCRIBE, TIME_US), Fact(f"{delivery_id}-1", UNSUBSCRIBE, TIME_US)
         )
         await reached(2)
+
+
+async def test_rates_follow_the_delivered_also_when_nobody_opens(database: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"engagement_refresh_seconds": 0, "engagement_check_seconds": 0.05}
+    async with delivery_stack(database, tmp_path, **settings) as stack:
+        delivery_id = await stack.sent(4)
+        await stack.apply(Observed(f"{delivery_id}-1", DELIVERED, TIME_US))
+        await stack.track(Fact(f"{delivery_id}-1", OPEN, TIME_US))
+
+        async def opened(count: int, base: int) -> bool:
+            rate = (await stack.kpis(delivery_id)).with_efs.opened
+            return (rate.count, rate.base) == (count, base)
+
+        await eventually(lambda: opened(1, 1))
+        await stack.apply(*(Observed(f"{delivery_id}-{n}", DELIVERED, TIME_US) for n in (2, 3)))
+        await eventually(lambda: opened(1, 3))
+        await stack.apply(Observed(f"{delivery_id}-1", BOUNCED, TIME_US, HARD))
+        await eventually(lambda: opened(0, 2))
 
 
 @pytest.mark.parametrize(
