@@ -16,6 +16,7 @@ from campaign.delivery.v1.delivery_pb2 import (
     FEEDBACK_MODE_WITHOUT_EFS,
     Content,
 )
+from campaign.delivery.v1.explanation_pb2 import ExplainDeliveryRequest, ExplainRecipientRequest
 from campaign.delivery.v1.role_pb2 import Role
 from campaign.delivery.v1.send_log_feed_pb2 import ExportSendLogsRequest
 from campaign.delivery.v1.send_log_pb2 import FailureType, Reason, SendLogStatus
@@ -23,6 +24,7 @@ from campaign_cli import logs
 from campaign_cli.client import SEND_PATIENCE_SECONDS, Target, connect
 from campaign_cli.connection import DEFAULT_FOLDER
 from campaign_cli.display import render_kpis, render_modes
+from campaign_cli.explain import render_delivery, render_recipient
 from campaign_cli.export import FORMATS, export_send_logs
 from campaign_cli.running import is_wide, open_console, run
 from campaign_cli.send import Draft, run_send
@@ -320,6 +322,30 @@ def export(
         if result.resume_token:
             again = f"campaign export {delivery_id} --format {file_format} --since {result.resume_token}"
             click.echo(f"What changes from now on: {again} --output FILE{target.options}")
+
+    run(work())
+
+
+@campaign.command()
+@click.argument("delivery_id", metavar="ID")
+@click.argument("recipient", type=click.IntRange(1), required=False)
+@json_option
+@target_options
+def explain(delivery_id: str, recipient: int | None, as_json: bool, **where: Any) -> None:
+    """Says what a delivery waits for; with a RECIPIENT's number, what became of every report about that message."""
+
+    async def work() -> None:
+        console = open_console()
+        async with connect(Target(**where)) as client:
+            if recipient is None:
+                request = ExplainDeliveryRequest(delivery_id=delivery_id)
+                of_delivery = await client.call(client.stub.ExplainDelivery, request)
+                logs.print_json(console, of_delivery) if as_json else console.print(render_delivery(of_delivery))
+                return
+            of_one = await client.call(
+                client.stub.ExplainRecipient, ExplainRecipientRequest(delivery_id=delivery_id, recipient=recipient)
+            )
+            logs.print_json(console, of_one) if as_json else console.print(render_recipient(of_one))
 
     run(work())
 

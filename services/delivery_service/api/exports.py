@@ -25,7 +25,7 @@ from delivery_service.store.deliveries import Deliveries
 from delivery_service.store.send_logs import Filters, SendLog, SendLogs
 from delivery_service.store.transition_log import LogState, TransitionLog
 
-_ROWS_PER_RESPONSE: Final = 500
+_ROWS_PER_RESPONSE: Final = 250
 """As many as are converted before other calls get their turn of the event loop; a row takes about 250 bytes, with the
 longest texts 4 KB."""
 

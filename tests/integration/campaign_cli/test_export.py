@@ -42,11 +42,11 @@ class Command:
     stack: DeliveryStack
     folder: Path
 
-    async def __call__(self, delivery_id: str, *arguments: str) -> Done:
+    async def __call__(self, *arguments: str, command: str = "export") -> Done:
         token_file = self.folder / "reader.token"
         token_file.write_text(self.stack.keys.sign("reader", ["read"]))
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "campaign_cli", "export", delivery_id, *arguments),
+            *(sys.executable, "-m", "campaign_cli", command, *arguments),
             *("--target", self.stack.target, "--token-file", str(token_file)),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -141,6 +141,21 @@ async def test_the_command_tells_a_person_how_to_go_on(command: Command) -> None
     token = (await command.stack.kpis(delivery_id)).resume_token
     assert f"1 send log written to {path}." in done.stdout
     assert f"campaign export {delivery_id} --format csv --since {token} --output FILE --target" in done.stdout
+
+
+async def test_the_command_explains_a_delivery_and_one_message_in_sentences(command: Command) -> None:
+    stack = command.stack
+    delivery_id = await stack.sent(2)
+    await stack.apply(Observed(f"{delivery_id}-2", send_log_pb2.OUTCOME_BOUNCED, TIME_US, 2, 2))
+
+    delivery = await command(delivery_id, command="explain")
+    message = await command(delivery_id, "2", command="explain")
+    as_json = await command(delivery_id, "2", "--json", command="explain")
+
+    assert "1 message handed over that no MTA has reported on." in delivery.stdout
+    assert "person2@example.com: FAILED" in message.stdout
+    assert "Applied: BOUNCED (rank 6) is greater than RELAYED (rank 2)." in message.stdout
+    assert json.loads(as_json.stdout)["events"][0]["verdict"] == "EVENT_VERDICT_APPLIED"
 
 
 async def test_an_export_that_fails_leaves_the_file_of_before(command: Command) -> None:
