@@ -209,14 +209,14 @@ async def test_a_preparation_in_the_middle_of_an_export_ends_it(database: str, t
         async with refused(grpc.StatusCode.ABORTED, "DELIVERY_CHANGED"):
             responses = aiter(stack.stub.ExportSendLogs(request))
             await anext(responses)
-            await stack.add(ready.delivery_id, people(1, first=40_000))
+            await stack.add(ready.delivery_id, people(1, first=50_000))
             async for _ in responses:
                 pass
 
 
 async def test_the_exports_of_a_process_are_bounded(database: str, tmp_path: Path) -> None:
     async with delivery_stack(database, tmp_path, exports_max=1) as stack:
-        delivery_id = (await stack.ready(40_000)).delivery_id
+        delivery_id = (await stack.ready(15_000)).delivery_id
         call: Any = stack.stub.ExportSendLogs(feed_pb.ExportSendLogsRequest(delivery_id=delivery_id))
         await call.read()  # and no further: the window fills up
         async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED") as problem:
@@ -224,7 +224,7 @@ async def test_the_exports_of_a_process_are_bounded(database: str, tmp_path: Pat
         assert problem.metadata == {"limit": "exports_max", "value": "1"}
         while await call.read() is not grpc.aio.EOF:
             pass
-        assert len((await exported(stack, delivery_id)).rows) == 40_000
+        assert len((await exported(stack, delivery_id)).rows) == 15_000
 
 
 @pytest.mark.parametrize(
