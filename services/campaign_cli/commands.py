@@ -15,12 +15,16 @@ from campaign.delivery.v1.delivery_pb2 import (
     FEEDBACK_MODE_WITHOUT_EFS,
     Content,
 )
+from campaign.delivery.v1.explanation_pb2 import ExplainDeliveryRequest, ExplainRecipientRequest
 from campaign.delivery.v1.role_pb2 import Role
+from campaign.delivery.v1.send_log_feed_pb2 import ExportSendLogsRequest
 from campaign.delivery.v1.send_log_pb2 import FailureType, Reason, SendLogStatus
 from campaign_cli import logs
 from campaign_cli.client import SEND_PATIENCE_SECONDS, Target, connect
 from campaign_cli.control import pause, resume, stop
 from campaign_cli.display import render_kpis, render_modes
+from campaign_cli.explain import render_delivery, render_recipient
+from campaign_cli.export import FORMATS, export_send_logs
 from campaign_cli.options import data_option, json_option, target_options
 from campaign_cli.running import is_wide, open_console, run
 from campaign_cli.send import Draft, run_send
@@ -267,6 +271,66 @@ def demo(recipients: int, seed: int, mode: str, as_json: bool) -> None:
             click.echo(json.dumps(result.as_json()))
         if not result.is_exact:
             sys.exit(1)
+
+    run(work())
+
+
+@campaign.command()
+@click.argument("delivery_id", metavar="ID")
+@click.option("--format", "file_format", type=click.Choice(list(FORMATS)), default="csv", show_default=True)
+@click.option("--output", type=click.Path(dir_okay=False, writable=True, path_type=Path), required=True)
+@click.option("--since", metavar="TOKEN", default="", help="Only what changed since: the token of an earlier export.")
+@click.option("--status", "statuses", type=click.Choice(list(choices(SendLogStatus))), multiple=True)
+@click.option("--mode", type=MODE, help="Show statuses as in this mode.  [default: the delivery's]")
+@json_option
+@target_options
+def export(
+    delivery_id: str, file_format: str, output: Path, since: str, statuses: tuple[str, ...], mode: str | None,
+    as_json: bool, **where: Any,
+) -> None:  # fmt: skip
+    """Writes the send logs of a delivery to a file, and tells the token for the next, incremental export."""
+    request = ExportSendLogsRequest(
+        delivery_id=delivery_id,
+        feedback_mode=MODES[mode] if mode else FEEDBACK_MODE_UNSPECIFIED,
+        statuses=[choices(SendLogStatus)[each] for each in statuses],
+        resume_token=since,
+    )
+
+    async def work() -> None:
+        target = Target(**where)
+        async with connect(target, SEND_PATIENCE_SECONDS) as client:
+            result = await export_send_logs(client, request, file_format, output)
+        if as_json:
+            click.echo(json.dumps({"send_logs": result.send_logs, "resume_token": result.resume_token}))
+            return
+        click.echo(f"{plural(result.send_logs, 'send log')} written to {output}.")
+        if result.resume_token:
+            again = f"campaign export {delivery_id} --format {file_format} --since {result.resume_token}"
+            click.echo(f"What changes from now on: {again} --output FILE{target.options}")
+
+    run(work())
+
+
+@campaign.command()
+@click.argument("delivery_id", metavar="ID")
+@click.argument("recipient", type=click.IntRange(1), required=False)
+@json_option
+@target_options
+def explain(delivery_id: str, recipient: int | None, as_json: bool, **where: Any) -> None:
+    """Says what a delivery waits for; with a RECIPIENT's number, what became of every report about that message."""
+
+    async def work() -> None:
+        console = open_console()
+        async with connect(Target(**where)) as client:
+            if recipient is None:
+                request = ExplainDeliveryRequest(delivery_id=delivery_id)
+                of_delivery = await client.call(client.stub.ExplainDelivery, request)
+                logs.print_json(console, of_delivery) if as_json else console.print(render_delivery(of_delivery))
+                return
+            of_one = await client.call(
+                client.stub.ExplainRecipient, ExplainRecipientRequest(delivery_id=delivery_id, recipient=recipient)
+            )
+            logs.print_json(console, of_one) if as_json else console.print(render_recipient(of_one))
 
     run(work())
 

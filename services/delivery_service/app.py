@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from secrets import token_hex
 from uuid import uuid4
@@ -16,12 +16,17 @@ from campaign.mta.v1.relay_service_pb2_grpc import RelayServiceStub
 from delivery_service.api.control import ControlCalls
 from delivery_service.api.deliveries import DeliveryCalls
 from delivery_service.api.errors import DOMAIN, ERROR_TABLE
+from delivery_service.api.explanations import ExplanationCalls
+from delivery_service.api.exports import ExportCalls
 from delivery_service.api.kpi_hub import KpiHub
 from delivery_service.api.kpis import KpiCalls
+from delivery_service.api.look_ups import LookUpCalls
 from delivery_service.api.observations import ObservationCalls
 from delivery_service.api.recipients import RecipientCalls
+from delivery_service.api.send_log_changes import SendLogChangeCalls
+from delivery_service.api.send_log_feed import SendLogFeed
 from delivery_service.api.send_logs import SendLogCalls
-from delivery_service.api.servicer import Servicer, add_to_server
+from delivery_service.api.servicer import AfterTheSend, Servicer, add_to_server
 from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings
 from delivery_service.store.apply_writer import ApplySettings, ApplyWriter
@@ -29,13 +34,17 @@ from delivery_service.store.closing import Closing
 from delivery_service.store.control import Control
 from delivery_service.store.database import DatabaseSettings, open_pool
 from delivery_service.store.deliveries import Deliveries
+from delivery_service.store.explanations import Explanations
 from delivery_service.store.feedback import FeedbackStore
 from delivery_service.store.kpis import KpiStore
+from delivery_service.store.look_ups import LookUps
 from delivery_service.store.recipients import Recipients
 from delivery_service.store.relay_parts import RelayParts
 from delivery_service.store.send_logs import SendLogs
+from delivery_service.store.transition_log import TransitionLog
 from delivery_service.workers.closing import ClosingWorker
 from delivery_service.workers.engagement import EngagementWorker
+from delivery_service.workers.mta_contact import MtaContactWorker
 from delivery_service.workers.poll import PollLoop
 from delivery_service.workers.preparation import PreparationWorker
 from delivery_service.workers.relay import RelayWorker
@@ -77,6 +86,7 @@ class App:
         self.server: GrpcServer | None = None
         self.admin: AdminHttp | None = None
         self.hub: KpiHub | None = None
+        self._feed: SendLogFeed | None = None
 
     async def start(self) -> None:
         """Opens the database, then the workers, then the doors. Undone if it fails half-way."""
@@ -125,12 +135,15 @@ class App:
                 pending_observations_max=settings.apply_pending_observations_max,
             ),
             clock,
-            hub.touch,
+            self._committed,
         )
         for name, run in writer.runs():
             self._tasks.start(name, run)
         self._tasks.start("watch-feed", hub.run())
         self._tasks.start("watch-heartbeats", hub.run_heartbeats())
+        transitions = TransitionLog(pool, settings.send_log_page_rows_max)
+        feed = self._feed = SendLogFeed(transitions, settings)
+        self._tasks.start("send-log-feed", feed.run())
         self._tasks.start("feedback-sources", hub.run_sources(self._database_reached))
 
         token = TokenFile(settings.token_file)
@@ -155,7 +168,11 @@ class App:
         preparation = PreparationWorker(deliveries, database, settings, clock, metrics, self._changed)
         start = StartWorker(deliveries, clock, self._changed)
         engagement = EngagementWorker(
-            kpis, timedelta(seconds=settings.engagement_refresh_seconds), clock, self._changed
+            kpis,
+            timedelta(seconds=settings.engagement_refresh_seconds),
+            settings.engagement_check_seconds,
+            clock,
+            self._changed,
         )
         closing = ClosingWorker(
             deliveries,
@@ -167,6 +184,8 @@ class App:
             clock,
             self._changed,
         )
+        explanations = Explanations(pool, settings.source_silence)
+        contact = MtaContactWorker(explanations, holder, channel.get_state, clock, settings.mta_contact_report_seconds)
         poll = settings.worker_poll_seconds
         for name, work in (
             ("preparation", preparation.work),
@@ -175,17 +194,31 @@ class App:
             ("relay-states", relay.look_at_states),
             ("closing", closing.work),
             ("engagement", engagement.work),
+            ("mta-contact", contact.work),
         ):
             loop = PollLoop(name, work, poll, clock)
             self._loops.append(loop)
             self._tasks.start(name, loop.run())
 
+        send_logs = SendLogs(pool, settings.rows_scanned_per_page_max)
+        look_ups = LookUps(
+            pool,
+            settings.rows_scanned_per_page_max,
+            settings.profile_deliveries_scanned_per_page_max,
+            settings.long_statement_timeout_seconds,
+        )
         servicer = Servicer(
             DeliveryCalls(deliveries, settings, clock, self._wake_workers),
             RecipientCalls(Recipients(pool, settings.recipients_per_delivery_max), settings, clock),
             ControlCalls(deliveries, Control(pool), clock, self._changed),
             KpiCalls(kpis, deliveries, hub, settings, clock, metrics),
-            SendLogCalls(deliveries, SendLogs(pool, settings.rows_scanned_per_page_max), feedback, settings),
+            SendLogCalls(deliveries, send_logs, feedback, settings),
+            AfterTheSend(
+                SendLogChangeCalls(deliveries, transitions, feed, settings, clock),
+                ExportCalls(deliveries, send_logs, transitions, settings),
+                LookUpCalls(deliveries, look_ups, settings),
+                ExplanationCalls(deliveries, send_logs, explanations, settings, clock),
+            ),
         )
         await self._open_doors(servicer, ObservationCalls(writer, feedback, settings, clock, metrics), registry)
 
@@ -221,9 +254,14 @@ class App:
 
     def _changed(self, delivery_id: int) -> None:
         """A worker has changed a delivery: others may have something to do, and watchers something to see."""
-        if self.hub is not None:
-            self.hub.touch([delivery_id])
+        self._committed([delivery_id])
         self._wake_workers()
+
+    def _committed(self, delivery_ids: Iterable[int]) -> None:
+        """Something of these deliveries was committed here: watchers have something to see."""
+        for feed in (self.hub, self._feed):
+            if feed is not None:
+                feed.touch(delivery_ids)
 
 
 def access_policy() -> AccessPolicy:

@@ -2,6 +2,7 @@
 UNSPECIFIED there (a contract test says so)."""
 
 import base64
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -12,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from campaign.delivery.v1 import delivery_pb2, kpis_pb2, send_log_pb2
 from delivery_service.domain.delivery import Confirmation, Content, Delivery, Plan
 from delivery_service.domain.identifiers import message_id
-from delivery_service.domain.kpis import DeliveryKpis, Projection, Rate
+from delivery_service.domain.kpis import Counts, DeliveryKpis, Projection, Rate
 from delivery_service.domain.outcome import FailureType, Outcome
 from delivery_service.domain.status import STATUS_OF, FeedbackMode, Status, reason_shown
 from delivery_service.store.send_logs import SendLog
@@ -113,6 +114,14 @@ def _rate(rate: Rate) -> kpis_pb2.Rate:
     return kpis_pb2.Rate(count=rate.count, base=rate.base, rate=rate.rate)
 
 
+def outcomes_to_pb(counts: Counts) -> kpis_pb2.OutcomeCounts:
+    return kpis_pb2.OutcomeCounts(**{outcome.name.lower(): counts.of(outcome) for outcome in Outcome})
+
+
+def statuses_to_pb(statuses: Mapping[Status, int]) -> kpis_pb2.StatusCounts:
+    return kpis_pb2.StatusCounts(**{status.name.lower(): number for status, number in statuses.items()})
+
+
 def _projection(projection: Projection) -> kpis_pb2.KpiProjection:
     return kpis_pb2.KpiProjection(
         delivered=_rate(projection.delivered),
@@ -123,12 +132,7 @@ def _projection(projection: Projection) -> kpis_pb2.KpiProjection:
         delivered_min_final=projection.delivered_min_final,
         delivered_max_final=projection.delivered_max_final,
         final=projection.final,
-        statuses=kpis_pb2.StatusCounts(
-            pending=projection.statuses[Status.PENDING],
-            sent=projection.statuses[Status.SENT],
-            failed=projection.statuses[Status.FAILED],
-            canceled=projection.statuses[Status.CANCELED],
-        ),
+        statuses=statuses_to_pb(projection.statuses),
         failures=kpis_pb2.FailureCounts(
             soft=projection.failures[FailureType.SOFT],
             hard=projection.failures[FailureType.HARD],
@@ -136,6 +140,8 @@ def _projection(projection: Projection) -> kpis_pb2.KpiProjection:
         ),
         opened=_rate(projection.opened),
         clicked=_rate(projection.clicked) if projection.clicked is not None else None,
+        unsubscribed=_rate(projection.unsubscribed),
+        complained=_rate(projection.complained),
     )
 
 
@@ -155,15 +161,7 @@ def kpis_to_pb(kpis: DeliveryKpis, sources_connected: int) -> kpis_pb2.Kpis:
         revision=kpis.revision,
         resume_token=resume_token(kpis.slot_revisions),
         to_deliver=kpis.counts.to_deliver,
-        outcomes=kpis_pb2.OutcomeCounts(
-            prepared=kpis.counts.of(Outcome.PREPARED),
-            canceled=kpis.counts.of(Outcome.CANCELED),
-            relayed=kpis.counts.of(Outcome.RELAYED),
-            deferred=kpis.counts.of(Outcome.DEFERRED),
-            expired=kpis.counts.of(Outcome.EXPIRED),
-            delivered=kpis.counts.of(Outcome.DELIVERED),
-            bounced=kpis.counts.of(Outcome.BOUNCED),
-        ),
+        outcomes=outcomes_to_pb(kpis.counts),
         with_efs=projections.get(FeedbackMode.WITH_EFS),
         without_efs=projections[FeedbackMode.WITHOUT_EFS],
         handed_over=kpis.handed_over,
@@ -174,6 +172,10 @@ def kpis_to_pb(kpis: DeliveryKpis, sources_connected: int) -> kpis_pb2.Kpis:
             clicked=engagement.clicked,
             opens=engagement.opens,
             clicks=engagement.clicks,
+            unsubscribed=engagement.unsubscribed,
+            unsubscribes=engagement.unsubscribes,
+            complained=engagement.complained,
+            complaints=engagement.complaints,
             as_of_time=timestamp(engagement.as_of_time),
         ),
         freshness=kpis_pb2.Freshness(

@@ -103,6 +103,24 @@ class Settings(BaseSettings):
     watch_heartbeat_seconds: float = Field(15.0, gt=0)
     engagement_refresh_seconds: float = Field(3_600.0, ge=0)
     """How old opens and clicks may get; 0: live."""
+    engagement_check_seconds: float = Field(60.0, gt=0)
+    """How often rates are looked for whose base, the delivered, has moved since they were counted."""
+
+    # Look-ups.
+    send_log_watchers_max: int = Field(200, ge=1)
+    """Open WatchSendLogs streams of this process; each may hold a page of the log."""
+    send_log_page_rows_max: int = Field(5_000, ge=5_000)
+    """Transitions read at once, for a watch or an export. A revision holds at most 5,000."""
+    send_log_response_bytes_max: int = Field(1024 * 1024, ge=1_024, le=3 * 1024 * 1024)
+    """About the size of one response of WatchSendLogs; the other side takes 4 MiB."""
+    exports_max: int = Field(8, ge=1)
+    """Exports that this process runs at once."""
+    profile_deliveries_scanned_per_page_max: int = Field(10_000, ge=1)
+    """Deliveries looked at for one page of the messages of an address."""
+    breakdown_groups_default: int = Field(20, ge=1)
+    breakdown_groups_max: int = Field(1_000, ge=1)
+    mta_contact_report_seconds: float = Field(5.0, gt=0)
+    """How often this process says whether it reaches the MTA side; keep it well below source_silence_seconds."""
 
     @property
     def source_silence(self) -> timedelta:

@@ -35,6 +35,10 @@ ERROR_TABLE: Final[ErrorTable] = {
     problems.AlreadyRunning: _row(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_ALREADY_RUNNING),
     problems.ChunkOutOfOrder: _row(grpc.StatusCode.OUT_OF_RANGE, ErrorReason.ERROR_REASON_CHUNK_OUT_OF_ORDER),
     problems.LimitReached: _row(grpc.StatusCode.RESOURCE_EXHAUSTED, ErrorReason.ERROR_REASON_LIMIT_REACHED),
+    problems.LogOutOfRange: _row(grpc.StatusCode.OUT_OF_RANGE, ErrorReason.ERROR_REASON_LOG_OUT_OF_RANGE),
+    problems.MessageNotRendered: _row(
+        grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_MESSAGE_NOT_RENDERED
+    ),
     **dict.fromkeys(UNAVAILABLE_ERRORS, _UNAVAILABLE),
     asyncpg.QueryCanceledError: _TIMEOUT,
     TimeoutError: _TIMEOUT,

@@ -1,22 +1,39 @@
 """DeliveryService as the contract has it: each RPC, handed to the part that does it."""
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import grpc.aio
 
 from campaign.delivery.v1 import delivery_service_pb2 as pb
+from campaign.delivery.v1 import explanation_pb2, look_ups_pb2, send_log_feed_pb2
 from campaign.delivery.v1.delivery_service_pb2_grpc import (
     DeliveryServiceServicer,
     add_DeliveryServiceServicer_to_server,
 )
 from delivery_service.api.control import ControlCalls
 from delivery_service.api.deliveries import DeliveryCalls
+from delivery_service.api.explanations import ExplanationCalls
+from delivery_service.api.exports import ExportCalls
 from delivery_service.api.kpis import KpiCalls
+from delivery_service.api.look_ups import LookUpCalls
 from delivery_service.api.recipients import RecipientCalls
+from delivery_service.api.send_log_changes import SendLogChangeCalls
 from delivery_service.api.send_logs import SendLogCalls
 from service_runtime.calls import response_writer
+
+
+@dataclass(frozen=True, slots=True)
+class AfterTheSend:
+    """The parts that look things up."""
+
+    changes: SendLogChangeCalls
+    exports: ExportCalls
+    look_ups: LookUpCalls
+    explanations: ExplanationCalls
 
 
 # The methods bear the contract's names, and none needs gRPC's context: the interceptor has dealt with the caller.
@@ -30,12 +47,14 @@ class Servicer(DeliveryServiceServicer):
         control: ControlCalls,
         kpis: KpiCalls,
         send_logs: SendLogCalls,
+        after: AfterTheSend,
     ) -> None:
         self._deliveries = deliveries
         self._recipients = recipients
         self._control = control
         self._kpis = kpis
         self._send_logs = send_logs
+        self._after = after
 
     async def CreateDelivery(self, request: pb.CreateDeliveryRequest, context: Any) -> pb.CreateDeliveryResponse:
         return await self._deliveries.create(request)
@@ -95,6 +114,50 @@ class Servicer(DeliveryServiceServicer):
 
     async def ListDeadLetters(self, request: pb.ListDeadLettersRequest, context: Any) -> pb.ListDeadLettersResponse:
         return await self._send_logs.list_dead_letters(request)
+
+    async def WatchSendLogs(
+        self, request: send_log_feed_pb2.WatchSendLogsRequest, context: Any
+    ) -> AsyncIterator[send_log_feed_pb2.WatchSendLogsResponse]:
+        async with aclosing(self._after.changes.watch(request)) as responses:
+            async for response in responses:
+                yield response
+
+    async def ExportSendLogs(
+        self, request: send_log_feed_pb2.ExportSendLogsRequest, context: Any
+    ) -> AsyncIterator[send_log_feed_pb2.ExportSendLogsResponse]:
+        async with aclosing(self._after.exports.export(request)) as responses:
+            async for response in responses:
+                yield response
+
+    async def RenderMessage(
+        self, request: look_ups_pb2.RenderMessageRequest, context: Any
+    ) -> look_ups_pb2.RenderMessageResponse:
+        return await self._after.look_ups.render_message(request)
+
+    async def ListProfileMessages(
+        self, request: look_ups_pb2.ListProfileMessagesRequest, context: Any
+    ) -> look_ups_pb2.ListProfileMessagesResponse:
+        return await self._after.look_ups.list_profile_messages(request)
+
+    async def GetKpiBreakdown(
+        self, request: look_ups_pb2.GetKpiBreakdownRequest, context: Any
+    ) -> look_ups_pb2.GetKpiBreakdownResponse:
+        return await self._after.look_ups.kpi_breakdown(request)
+
+    async def ExplainDelivery(
+        self, request: explanation_pb2.ExplainDeliveryRequest, context: Any
+    ) -> explanation_pb2.ExplainDeliveryResponse:
+        return await self._after.explanations.delivery(request)
+
+    async def ExplainRecipient(
+        self, request: explanation_pb2.ExplainRecipientRequest, context: Any
+    ) -> explanation_pb2.ExplainRecipientResponse:
+        return await self._after.explanations.recipient(request)
+
+    async def ListTrackingEvents(
+        self, request: look_ups_pb2.ListTrackingEventsRequest, context: Any
+    ) -> look_ups_pb2.ListTrackingEventsResponse:
+        return await self._after.look_ups.list_tracking_events(request)
 
 
 def add_to_server(servicer: Servicer, server: grpc.aio.Server) -> None:

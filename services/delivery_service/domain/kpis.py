@@ -39,6 +39,13 @@ class Counts:
         """T."""
         return sum(self.by_outcome.values())
 
+    def by_status(self, mode: FeedbackMode) -> dict[Status, int]:
+        """By what the mode shows."""
+        statuses = dict.fromkeys(Status, 0)
+        for outcome in Outcome:
+            statuses[STATUS_OF[mode][outcome]] += self.of(outcome)
+        return statuses
+
     def failed_as(self, failure_type: FailureType, shown: frozenset[Outcome]) -> int:
         """Of the outcomes shown as failed, those of this type. What no one typed counts as soft."""
         hard = sum(self.hard.get(outcome, 0) for outcome in shown)
@@ -65,21 +72,28 @@ BOUNCES_AND_ERRORS_OUTCOMES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class EngagementRates:
-    """Opens and clicks among the mode's delivered, both counted at the same moment: never above 100 %."""
+    """Who did so among the mode's delivered, all counted at the same moment: never above 100 %."""
 
     opened: int = 0
     clicked: int = 0
     delivered: int = 0
+    unsubscribed: int = 0
+    complained: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Engagement:
-    """Opens and clicks of one delivery as last refreshed; `as_of_time` None: not yet."""
+    """Opens, clicks, unsubscribes and complaints of one delivery as last refreshed: recipients who did so, and how
+    often it was done. `as_of_time` None: not yet."""
 
     opened: int = 0
     clicked: int = 0
     opens: int = 0
     clicks: int = 0
+    unsubscribed: int = 0
+    unsubscribes: int = 0
+    complained: int = 0
+    complaints: int = 0
     rates: Mapping[FeedbackMode, EngagementRates] = field(default_factory=lambda: MappingProxyType({}))
     as_of_time: datetime | None = None
 
@@ -99,6 +113,8 @@ class Projection:
     failures: Mapping[FailureType, int]
     opened: Rate
     clicked: Rate | None
+    unsubscribed: Rate
+    complained: Rate
 
     @property
     def final(self) -> bool:
@@ -161,9 +177,7 @@ class DeliveryKpis:
         settled_relayed = relayed if self.validity_closed and mode is FeedbackMode.WITHOUT_EFS else 0
         delivered_min = counts.of(Outcome.DELIVERED) + settled_relayed
 
-        statuses = dict.fromkeys(Status, 0)
-        for outcome in Outcome:
-            statuses[STATUS_OF[mode][outcome]] += counts.of(outcome)
+        statuses = counts.by_status(mode)
         shown_failed = frozenset(outcome for outcome in FAILING if STATUS_OF[mode][outcome] is Status.FAILED)
         rates = self.engagement.rates.get(mode, EngagementRates())
         return Projection(
@@ -181,4 +195,6 @@ class DeliveryKpis:
             },
             opened=Rate(rates.opened, rates.delivered),
             clicked=Rate(rates.clicked, rates.delivered) if self.channel is Channel.EMAIL else None,
+            unsubscribed=Rate(rates.unsubscribed, rates.delivered),
+            complained=Rate(rates.complained, rates.delivered),
         )

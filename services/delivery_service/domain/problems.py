@@ -7,10 +7,12 @@ Problem
  ├─ StateProblem            the state refuses the command
  ├─ PlanChanged · DeliveryChanged · AlreadyRunning
  ├─ ChunkOutOfOrder
- └─ LimitReached
+ ├─ LimitReached
+ └─ LogOutOfRange · MessageNotRendered
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from service_runtime.problems import FieldViolation, InvalidInput, Problem
 
@@ -115,4 +117,30 @@ class AlreadyRunning(Problem):
         super().__init__(
             f"{work} of delivery {delivery_id} is running already: repeat when it has ended",
             metadata={"delivery_id": str(delivery_id)},
+        )
+
+
+class LogOutOfRange(Problem):
+    """The resume token points outside the log that is kept."""
+
+    def __init__(self, delivery_id: int, log_dropped_time: datetime | None) -> None:
+        metadata = {"delivery_id": str(delivery_id)}
+        if log_dropped_time is None:
+            cause = "resume_token is ahead of the log, so it is of another delivery or of a database since restored"
+        else:
+            cause = "the log behind resume_token is beyond its retention and was dropped"
+            metadata["log_dropped_time"] = log_dropped_time.isoformat()
+        super().__init__(
+            f"delivery {delivery_id}: {cause}: begin with the resume_token of GetKpis, or export without one",
+            metadata=metadata,
+        )
+
+
+class MessageNotRendered(Problem):
+    """The message can't be made for this recipient."""
+
+    def __init__(self, delivery_id: int, recipient: int, why: str) -> None:
+        super().__init__(
+            f"the message of recipient {recipient} can't be rendered: {why}",
+            metadata={"delivery_id": str(delivery_id), "recipient": str(recipient)},
         )

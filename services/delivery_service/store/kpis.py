@@ -45,7 +45,7 @@ class KpiStore:
 
     async def compute_statistics(self, delivery_id: int, now: datetime) -> Recount | None:
         """Recounts rows against counters and repairs a drift. None: another run holds the delivery."""
-        async with self._long_transaction() as connection:
+        async with long_transaction(self._pool, self._long_statement_timeout_seconds) as connection:
             if not await connection.fetchval(query("lock_recount"), delivery_id):
                 return None
             slot_count = await connection.fetchval(query("slot_count"), delivery_id)
@@ -59,21 +59,25 @@ class KpiStore:
 
     async def refresh_engagement(self, delivery_id: int, now: datetime) -> None:
         """Counts opens and clicks anew."""
-        async with self._long_transaction() as connection:
+        async with long_transaction(self._pool, self._long_statement_timeout_seconds) as connection:
             await connection.execute(query("refresh_engagement"), delivery_id, now)
 
-    @asynccontextmanager
-    async def _long_transaction(self) -> AsyncIterator[PoolConnectionProxy]:
-        """A transaction whose statements may take long, and use several CPUs: they read all rows of a delivery."""
-        async with self._pool.acquire() as connection, connection.transaction():
-            timeout_ms = int(self._long_statement_timeout_seconds * 1_000)
-            await connection.execute(query("long_transaction"), str(timeout_ms), str(_PARALLEL_WORKERS))
-            yield connection
+    async def mark_outdated_engagement(self, now: datetime) -> None:
+        """Finds deliveries whose delivered have changed since opens and clicks were counted."""
+        await self._pool.execute(query("mark_outdated_engagement"), now)
 
     async def stale_engagement(self, counted_before: datetime, limit: int) -> list[int]:
         """Deliveries whose opens and clicks changed since they were counted, if that was before this time."""
         rows = await self._pool.fetch(query("stale_engagement"), counted_before, limit)
         return [row["delivery_id"] for row in rows]
+
+
+@asynccontextmanager
+async def long_transaction(pool: asyncpg.Pool, timeout_seconds: float) -> AsyncIterator[PoolConnectionProxy]:
+    """A transaction whose statements may take long, and use several CPUs: they read all rows of a delivery."""
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute(query("long_transaction"), str(int(timeout_seconds * 1_000)), str(_PARALLEL_WORKERS))
+        yield connection
 
 
 def _kpis(row: asyncpg.Record) -> DeliveryKpis:
@@ -104,11 +108,17 @@ def _engagement(row: asyncpg.Record) -> Engagement:
         clicked=row["clicked"],
         opens=row["opens"],
         clicks=row["clicks"],
+        unsubscribed=row["unsubscribed"],
+        unsubscribes=row["unsubscribes"],
+        complained=row["complained"],
+        complaints=row["complaints"],
         rates={
             mode: EngagementRates(
                 row[f"opened_{mode.name.lower()}"],
                 row[f"clicked_{mode.name.lower()}"],
                 row[f"delivered_{mode.name.lower()}"],
+                row[f"unsubscribed_{mode.name.lower()}"],
+                row[f"complained_{mode.name.lower()}"],
             )
             for mode in FeedbackMode
         },

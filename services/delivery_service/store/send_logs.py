@@ -63,10 +63,10 @@ class SendLogs:
                 delivery_id,
                 filters.address,
                 after,
-                *_arrays(filters.outcomes, filters.failure_types, filters.reasons),
+                *arrays(filters.outcomes, filters.failure_types, filters.reasons),
                 page_size + 1,
             )
-            send_logs = [_send_log(row) for row in rows[:page_size]]
+            send_logs = [send_log_of(row) for row in rows[:page_size]]
             return Page(send_logs, send_logs[-1].recipient if len(rows) > page_size else None)
         unfiltered = len(filters.outcomes) == len(Outcome) and not filters.failure_types and not filters.reasons
         scan = page_size + 1 if unfiltered else self._scan_max
@@ -75,10 +75,10 @@ class SendLogs:
             delivery_id,
             after,
             scan,
-            *_arrays(filters.outcomes, filters.failure_types, filters.reasons),
+            *arrays(filters.outcomes, filters.failure_types, filters.reasons),
             page_size + 1,
         )
-        send_logs = [_send_log(row) for row in rows[:page_size]]
+        send_logs = [send_log_of(row) for row in rows[:page_size]]
         if len(rows) > page_size:
             return Page(send_logs, send_logs[-1].recipient)
         if unfiltered:
@@ -92,7 +92,7 @@ class SendLogs:
         row = await self._pool.fetchrow(query("get_send_log"), delivery_id, recipient)
         if row is None:
             raise SendLogNotFound(delivery_id, recipient)
-        return _send_log(row)
+        return send_log_of(row)
 
     async def timeline(self, delivery_id: int, recipient: int, limit: int) -> list[asyncpg.Record]:
         """The first `limit` facts known about the message, by event time."""
@@ -100,11 +100,13 @@ class SendLogs:
         return rows
 
 
-def _arrays(*values: Iterable[int]) -> list[list[int]]:
+def arrays(*values: Iterable[int]) -> list[list[int]]:
+    """Filters as a statement takes them."""
     return [sorted(value) for value in values]
 
 
-def _send_log(row: asyncpg.Record) -> SendLog:
+def send_log_of(row: asyncpg.Record) -> SendLog:
+    """A row of send_log, joined with its recipient."""
     return SendLog(
         delivery_id=row["delivery_id"],
         recipient=row["recipient"],

@@ -15,17 +15,28 @@ _LISTED_MAX = 100
 
 
 class EngagementWorker:
-    """`changed` is called with each delivery refreshed, to wake watchers. A period of 0 means live."""
+    """`changed` is called with each delivery refreshed, to wake watchers. A period of 0 means live.
 
-    def __init__(self, kpis: KpiStore, period: timedelta, clock: Clock, changed: Callable[[int], None]) -> None:
+    Facts mark their delivery as stale when they are committed. What moves the base of the rates alone, the delivered,
+    does not (it would cost the hot path a row): that is looked for every `check_seconds`.
+    """
+
+    def __init__(
+        self, kpis: KpiStore, period: timedelta, check_seconds: float, clock: Clock, changed: Callable[[int], None]
+    ) -> None:
         self._kpis = kpis
         self._period = period
+        self._check_seconds = check_seconds
+        self._checked: float | None = None
         self._clock = clock
         self._changed = changed
 
     async def work(self) -> bool:
         """Refreshes what is due; True if there may be more."""
-        now = self._clock.now()
+        now, moment = self._clock.now(), self._clock.monotonic()
+        if self._checked is None or moment - self._checked >= self._check_seconds:
+            await self._kpis.mark_outdated_engagement(now)
+            self._checked = moment
         due = await self._kpis.stale_engagement(now - self._period, _LISTED_MAX)
         for delivery_id in due:
             try:

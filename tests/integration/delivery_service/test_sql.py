@@ -34,9 +34,10 @@ async def large(database_factory: DatabaseFactory) -> AsyncIterator[str]:
                     now(), 4
                 from generate_series(1, 1000) d;
                 insert into recipient (delivery_id, recipient, address_problem, profile_id, address, attributes)
-                select 1, r, 0, '', 'p' || r || '@example.com', '{{}}'::jsonb from generate_series(1, {RECIPIENTS}) r
+                select 1, r, 0, 'profile' || r, 'p' || r || '@example.com', '{{}}'::jsonb
+                from generate_series(1, {RECIPIENTS}) r
                 union all
-                select d, r, 0, '', 'p' || r || '@example.com', '{{}}'::jsonb
+                select d, r, 0, 'profile' || r, 'p' || r || '@example.com', '{{}}'::jsonb
                 from generate_series(2, 1000) d, generate_series(1, 20) r;
                 insert into send_log (delivery_id, recipient, outcome, event_time, update_time)
                 select delivery_id, recipient, 0, now(), now() from recipient;
@@ -217,6 +218,85 @@ async def _send_log_statistics(connection: asyncpg.Connection) -> asyncpg.Record
     row = await connection.fetchrow("select * from pg_stat_user_tables where relname = 'send_log'")
     assert row is not None
     return row
+
+
+async def test_a_page_of_the_log_reads_its_own_rows_alone(large: str) -> None:
+    # Slot 1 has the recipients 1,024 .. 2,047, 5,120 .. 6,143 and so on, each in a revision of its own.
+    for from_revision, after in ((5_200, 0), (5_200, 5_200), (190_000, 0)):
+        nodes = await _plan(large, query("log_page"), DELIVERY_ID, 1, from_revision, after, 199_999, 501)
+
+        _assert_indexed(nodes, "transition", "recipient", "delivery")
+        assert _rows_read(nodes, "transition") <= 510
+        assert _rows_read(nodes, "recipient") <= 510
+
+
+async def test_a_page_of_what_changed_reads_a_bounded_number_of_rows(large: str) -> None:
+    nothing: list[int] = []
+    arguments = (DELIVERY_ID, 1, 5_200, 0, 199_999, 501, list(range(7)), nothing, nothing)
+
+    nodes = await _plan(large, query("changed_send_logs"), *arguments)
+
+    _assert_indexed(nodes, "transition", "send_log", "recipient")
+    assert _rows_read(nodes, "transition") <= 4 * 510  # bound to the page, whichever plan it gets
+    assert _rows_read(nodes, "send_log") <= 510
+
+
+async def test_the_states_of_logs_read_their_slots_only(large: str) -> None:
+    nodes = await _plan(large, query("log_states"), [DELIVERY_ID, 7, 12])
+
+    _assert_indexed(nodes, "delivery")
+    assert _rows_read(nodes, "delivery_counter") <= 12
+
+
+async def test_the_messages_of_a_profile_are_found_by_their_index(large: str) -> None:
+    last = (2**63 - 1, 2**31 - 1)
+
+    common_profile = await _plan(large, query("profile_messages"), "profile7", *last, 101, 0)
+    rare_profile = await _plan(large, query("profile_messages"), "profile123456", *last, 101, 0)
+
+    for nodes, most in ((common_profile, 101), (rare_profile, 1)):
+        _assert_indexed(nodes, "recipient", "send_log")
+        assert _rows_read(nodes, "recipient") <= most
+        assert _rows_read(nodes, "send_log") <= most
+
+
+async def test_the_messages_of_an_address_are_found_by_one_probe_per_delivery(large: str) -> None:
+    arguments = ("p7@example.com", 2**63 - 1, 2**31 - 1, 50, 0, "p7@example.com")
+
+    nodes = await _plan(large, query("address_messages"), *arguments)
+
+    _assert_indexed(nodes, "recipient", "send_log")
+    assert _rows_read(nodes, "delivery") <= 50
+    assert _rows_read(nodes, "recipient") <= 50
+
+
+async def test_a_page_of_tracking_events_reads_a_bounded_number_of_rows_by_its_index(large: str) -> None:
+    async with connected(large) as connection:
+        first = await connection.fetchval("select timestamptz 'epoch'")
+    nothing: list[int] = []
+
+    everyone = await _plan(large, query("tracking_events"), DELIVERY_ID, 30_000, 0, first, "", 2**31 - 1, 101, nothing)
+    one = await _plan(large, query("tracking_events"), DELIVERY_ID, 777, 0, first, "", 777, 101, [4])
+
+    for nodes, most in ((everyone, 101), (one, 2)):
+        _assert_indexed(nodes, "tracking_log")
+        assert _rows_read(nodes, "tracking_log") <= most
+
+
+async def test_an_explanation_reads_the_open_parts_alone(large: str) -> None:
+    nodes = await _plan(large, query("open_parts"), DELIVERY_ID)
+    await _plan(large, query("delivery_situation"), DELIVERY_ID)
+
+    assert _rows_read(nodes, "relay_part") <= 20_000 / 100 + 1
+
+
+async def test_a_break_down_reads_each_row_once(large: str) -> None:
+    by_domain = await _plan(large, query("kpi_breakdown"), DELIVERY_ID, 1, [3, 4, 6], 20)
+    by_hour = await _plan(large, query("kpi_breakdown"), DELIVERY_ID, 3, [3, 4, 6], 20)
+
+    for nodes in (by_domain, by_hour):
+        assert _rows_read(nodes, "send_log") <= 1.2 * RECIPIENTS
+        assert _rows_read(nodes, "recipient") <= 1.2 * RECIPIENTS
 
 
 def test_no_statement_is_built_from_strings() -> None:

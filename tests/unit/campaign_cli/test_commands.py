@@ -30,7 +30,16 @@ def test_every_command_explains_itself(run: Run) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["list"], ["kpis", "1"], ["watch", "1", "2"], ["logs", "1"], ["log", "1", "1"], ["statistics", "1"]],
+    [
+        ["list"],
+        ["kpis", "1"],
+        ["watch", "1", "2"],
+        ["logs", "1"],
+        ["log", "1", "1"],
+        ["statistics", "1"],
+        ["explain", "1"],
+        ["export", "1", "--output", "logs.csv"],
+    ],
     ids=lambda arguments: arguments[0],
 )
 def test_without_a_running_system_a_command_says_how_to_start_one(run: Run, arguments: list[str]) -> None:

@@ -4,6 +4,9 @@ import grpc
 import warnings
 
 from campaign.delivery.v1 import delivery_service_pb2 as campaign_dot_delivery_dot_v1_dot_delivery__service__pb2
+from campaign.delivery.v1 import explanation_pb2 as campaign_dot_delivery_dot_v1_dot_explanation__pb2
+from campaign.delivery.v1 import look_ups_pb2 as campaign_dot_delivery_dot_v1_dot_look__ups__pb2
+from campaign.delivery.v1 import send_log_feed_pb2 as campaign_dot_delivery_dot_v1_dot_send__log__feed__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -122,6 +125,46 @@ class DeliveryServiceStub:
                 '/campaign.delivery.v1.DeliveryService/ListDeadLetters',
                 request_serializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ListDeadLettersRequest.SerializeToString,
                 response_deserializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ListDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.WatchSendLogs = channel.unary_stream(
+                '/campaign.delivery.v1.DeliveryService/WatchSendLogs',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_send__log__feed__pb2.WatchSendLogsRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_send__log__feed__pb2.WatchSendLogsResponse.FromString,
+                _registered_method=True)
+        self.ExportSendLogs = channel.unary_stream(
+                '/campaign.delivery.v1.DeliveryService/ExportSendLogs',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_send__log__feed__pb2.ExportSendLogsRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_send__log__feed__pb2.ExportSendLogsResponse.FromString,
+                _registered_method=True)
+        self.RenderMessage = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/RenderMessage',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.RenderMessageRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.RenderMessageResponse.FromString,
+                _registered_method=True)
+        self.ListProfileMessages = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/ListProfileMessages',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.ListProfileMessagesRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.ListProfileMessagesResponse.FromString,
+                _registered_method=True)
+        self.GetKpiBreakdown = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/GetKpiBreakdown',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.GetKpiBreakdownRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.GetKpiBreakdownResponse.FromString,
+                _registered_method=True)
+        self.ExplainDelivery = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/ExplainDelivery',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_explanation__pb2.ExplainDeliveryRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_explanation__pb2.ExplainDeliveryResponse.FromString,
+                _registered_method=True)
+        self.ExplainRecipient = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/ExplainRecipient',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_explanation__pb2.ExplainRecipientRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_explanation__pb2.ExplainRecipientResponse.FromString,
+                _registered_method=True)
+        self.ListTrackingEvents = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/ListTrackingEvents',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.ListTrackingEventsRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.ListTrackingEventsResponse.FromString,
                 _registered_method=True)
 
 
@@ -275,6 +318,74 @@ class DeliveryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchSendLogs(self, request, context):
+        """Streams the transitions of a delivery's send logs in commit order: no gap and no repetition, over reconnects and
+        replicas, by the resume token that each response carries. Ends with OK when the delivery is settled and everything
+        was sent; after any other end, open it again with the last token received.
+        Errors: NOT_FOUND; INVALID_ARGUMENT (a token that is none); OUT_OF_RANGE/LOG_OUT_OF_RANGE (a token older than the
+        log that is kept, or ahead of it); RESOURCE_EXHAUSTED/LIMIT_REACHED (watchers per process);
+        UNAVAILABLE/SHUTTING_DOWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportSendLogs(self, request, context):
+        """Streams all send logs of a delivery, or those that changed since a resume token, each in its newest state; the last
+        response has the token for the next time. Without a row before READY. Streaming because they may be millions.
+        Errors: NOT_FOUND; OUT_OF_RANGE/LOG_OUT_OF_RANGE; RESOURCE_EXHAUSTED/LIMIT_REACHED (exports per process).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenderMessage(self, request, context):
+        """Renders what one recipient was sent. Errors: NOT_FOUND (delivery, or send log: the recipient was excluded);
+        FAILED_PRECONDITION/DELIVERY_STATE before READY; FAILED_PRECONDITION/MESSAGE_NOT_RENDERED with the problem of
+        template or attributes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListProfileMessages(self, request, context):
+        """Lists every message of one person, by profile or address, over all deliveries that have send logs, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetKpiBreakdown(self, request, context):
+        """Counts a delivery's send logs by recipient domain, reason or hour, in one snapshot. It reads all rows: one run per
+        delivery at a time. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE before READY; ABORTED/ALREADY_RUNNING.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainDelivery(self, request, context):
+        """Tells what a delivery still waits for, and why. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainRecipient(self, request, context):
+        """Tells what became of every report about one recipient's message, or why there is none. Errors: NOT_FOUND (delivery,
+        or send log: there is no such recipient); FAILED_PRECONDITION/DELIVERY_STATE before READY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTrackingEvents(self, request, context):
+        """Lists opens, clicks, unsubscribes, complaints and auto-replies one by one. A page reads a bounded number of rows:
+        with a filter on kinds it may be short, or empty, and still carry a token. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeliveryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -362,6 +473,46 @@ def add_DeliveryServiceServicer_to_server(servicer, server):
                     servicer.ListDeadLetters,
                     request_deserializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ListDeadLettersRequest.FromString,
                     response_serializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'WatchSendLogs': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchSendLogs,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_send__log__feed__pb2.WatchSendLogsRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_send__log__feed__pb2.WatchSendLogsResponse.SerializeToString,
+            ),
+            'ExportSendLogs': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportSendLogs,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_send__log__feed__pb2.ExportSendLogsRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_send__log__feed__pb2.ExportSendLogsResponse.SerializeToString,
+            ),
+            'RenderMessage': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenderMessage,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.RenderMessageRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.RenderMessageResponse.SerializeToString,
+            ),
+            'ListProfileMessages': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProfileMessages,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.ListProfileMessagesRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.ListProfileMessagesResponse.SerializeToString,
+            ),
+            'GetKpiBreakdown': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKpiBreakdown,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.GetKpiBreakdownRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.GetKpiBreakdownResponse.SerializeToString,
+            ),
+            'ExplainDelivery': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainDelivery,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_explanation__pb2.ExplainDeliveryRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_explanation__pb2.ExplainDeliveryResponse.SerializeToString,
+            ),
+            'ExplainRecipient': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainRecipient,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_explanation__pb2.ExplainRecipientRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_explanation__pb2.ExplainRecipientResponse.SerializeToString,
+            ),
+            'ListTrackingEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTrackingEvents,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.ListTrackingEventsRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.ListTrackingEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -827,6 +978,222 @@ class DeliveryService:
             '/campaign.delivery.v1.DeliveryService/ListDeadLetters',
             campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ListDeadLettersRequest.SerializeToString,
             campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchSendLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/WatchSendLogs',
+            campaign_dot_delivery_dot_v1_dot_send__log__feed__pb2.WatchSendLogsRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_send__log__feed__pb2.WatchSendLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportSendLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/ExportSendLogs',
+            campaign_dot_delivery_dot_v1_dot_send__log__feed__pb2.ExportSendLogsRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_send__log__feed__pb2.ExportSendLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenderMessage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/RenderMessage',
+            campaign_dot_delivery_dot_v1_dot_look__ups__pb2.RenderMessageRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_look__ups__pb2.RenderMessageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProfileMessages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/ListProfileMessages',
+            campaign_dot_delivery_dot_v1_dot_look__ups__pb2.ListProfileMessagesRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_look__ups__pb2.ListProfileMessagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetKpiBreakdown(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/GetKpiBreakdown',
+            campaign_dot_delivery_dot_v1_dot_look__ups__pb2.GetKpiBreakdownRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_look__ups__pb2.GetKpiBreakdownResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainDelivery(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/ExplainDelivery',
+            campaign_dot_delivery_dot_v1_dot_explanation__pb2.ExplainDeliveryRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_explanation__pb2.ExplainDeliveryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainRecipient(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/ExplainRecipient',
+            campaign_dot_delivery_dot_v1_dot_explanation__pb2.ExplainRecipientRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_explanation__pb2.ExplainRecipientResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTrackingEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/ListTrackingEvents',
+            campaign_dot_delivery_dot_v1_dot_look__ups__pb2.ListTrackingEventsRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_look__ups__pb2.ListTrackingEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

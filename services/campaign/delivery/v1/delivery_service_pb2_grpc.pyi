@@ -4,6 +4,9 @@ isort:skip_file
 Deliveries, their send logs and their KPIs."""
 
 from campaign.delivery.v1 import delivery_service_pb2 as _delivery_service_pb2
+from campaign.delivery.v1 import explanation_pb2 as _explanation_pb2
+from campaign.delivery.v1 import look_ups_pb2 as _look_ups_pb2
+from campaign.delivery.v1 import send_log_feed_pb2 as _send_log_feed_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
@@ -88,6 +91,40 @@ class DeliveryServiceStub:
     """Gets one send log with everything known about its message. Errors: NOT_FOUND."""
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.ListDeadLettersRequest, _delivery_service_pb2.ListDeadLettersResponse]
     """Lists MTA events whose message does not exist, newest first. Bounded: the oldest are dropped."""
+    WatchSendLogs: _aio.UnaryStreamMultiCallable[_send_log_feed_pb2.WatchSendLogsRequest, _send_log_feed_pb2.WatchSendLogsResponse]
+    """Streams the transitions of a delivery's send logs in commit order: no gap and no repetition, over reconnects and
+    replicas, by the resume token that each response carries. Ends with OK when the delivery is settled and everything
+    was sent; after any other end, open it again with the last token received.
+    Errors: NOT_FOUND; INVALID_ARGUMENT (a token that is none); OUT_OF_RANGE/LOG_OUT_OF_RANGE (a token older than the
+    log that is kept, or ahead of it); RESOURCE_EXHAUSTED/LIMIT_REACHED (watchers per process);
+    UNAVAILABLE/SHUTTING_DOWN.
+    """
+    ExportSendLogs: _aio.UnaryStreamMultiCallable[_send_log_feed_pb2.ExportSendLogsRequest, _send_log_feed_pb2.ExportSendLogsResponse]
+    """Streams all send logs of a delivery, or those that changed since a resume token, each in its newest state; the last
+    response has the token for the next time. Without a row before READY. Streaming because they may be millions.
+    Errors: NOT_FOUND; OUT_OF_RANGE/LOG_OUT_OF_RANGE; RESOURCE_EXHAUSTED/LIMIT_REACHED (exports per process).
+    """
+    RenderMessage: _aio.UnaryUnaryMultiCallable[_look_ups_pb2.RenderMessageRequest, _look_ups_pb2.RenderMessageResponse]
+    """Renders what one recipient was sent. Errors: NOT_FOUND (delivery, or send log: the recipient was excluded);
+    FAILED_PRECONDITION/DELIVERY_STATE before READY; FAILED_PRECONDITION/MESSAGE_NOT_RENDERED with the problem of
+    template or attributes.
+    """
+    ListProfileMessages: _aio.UnaryUnaryMultiCallable[_look_ups_pb2.ListProfileMessagesRequest, _look_ups_pb2.ListProfileMessagesResponse]
+    """Lists every message of one person, by profile or address, over all deliveries that have send logs, newest first."""
+    GetKpiBreakdown: _aio.UnaryUnaryMultiCallable[_look_ups_pb2.GetKpiBreakdownRequest, _look_ups_pb2.GetKpiBreakdownResponse]
+    """Counts a delivery's send logs by recipient domain, reason or hour, in one snapshot. It reads all rows: one run per
+    delivery at a time. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE before READY; ABORTED/ALREADY_RUNNING.
+    """
+    ExplainDelivery: _aio.UnaryUnaryMultiCallable[_explanation_pb2.ExplainDeliveryRequest, _explanation_pb2.ExplainDeliveryResponse]
+    """Tells what a delivery still waits for, and why. Errors: NOT_FOUND."""
+    ExplainRecipient: _aio.UnaryUnaryMultiCallable[_explanation_pb2.ExplainRecipientRequest, _explanation_pb2.ExplainRecipientResponse]
+    """Tells what became of every report about one recipient's message, or why there is none. Errors: NOT_FOUND (delivery,
+    or send log: there is no such recipient); FAILED_PRECONDITION/DELIVERY_STATE before READY.
+    """
+    ListTrackingEvents: _aio.UnaryUnaryMultiCallable[_look_ups_pb2.ListTrackingEventsRequest, _look_ups_pb2.ListTrackingEventsResponse]
+    """Lists opens, clicks, unsubscribes, complaints and auto-replies one by one. A page reads a bounded number of rows:
+    with a filter on kinds it may be short, or empty, and still carry a token. Errors: NOT_FOUND.
+    """
 
 class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Prepares, confirms and relays deliveries, keeps a send log for every recipient, and tells the KPIs live.
@@ -265,5 +302,87 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_delivery_service_pb2.ListDeadLettersRequest, _abc.Awaitable[_delivery_service_pb2.ListDeadLettersResponse]],
     ) -> _abc.Awaitable[_delivery_service_pb2.ListDeadLettersResponse]:
         """Lists MTA events whose message does not exist, newest first. Bounded: the oldest are dropped."""
+
+    @_abc_1.abstractmethod
+    def WatchSendLogs(
+        self,
+        request: _send_log_feed_pb2.WatchSendLogsRequest,
+        context: _aio.ServicerContext[_send_log_feed_pb2.WatchSendLogsRequest, _abc.AsyncIterator[_send_log_feed_pb2.WatchSendLogsResponse]],
+    ) -> _abc.AsyncIterator[_send_log_feed_pb2.WatchSendLogsResponse]:
+        """Streams the transitions of a delivery's send logs in commit order: no gap and no repetition, over reconnects and
+        replicas, by the resume token that each response carries. Ends with OK when the delivery is settled and everything
+        was sent; after any other end, open it again with the last token received.
+        Errors: NOT_FOUND; INVALID_ARGUMENT (a token that is none); OUT_OF_RANGE/LOG_OUT_OF_RANGE (a token older than the
+        log that is kept, or ahead of it); RESOURCE_EXHAUSTED/LIMIT_REACHED (watchers per process);
+        UNAVAILABLE/SHUTTING_DOWN.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportSendLogs(
+        self,
+        request: _send_log_feed_pb2.ExportSendLogsRequest,
+        context: _aio.ServicerContext[_send_log_feed_pb2.ExportSendLogsRequest, _abc.AsyncIterator[_send_log_feed_pb2.ExportSendLogsResponse]],
+    ) -> _abc.AsyncIterator[_send_log_feed_pb2.ExportSendLogsResponse]:
+        """Streams all send logs of a delivery, or those that changed since a resume token, each in its newest state; the last
+        response has the token for the next time. Without a row before READY. Streaming because they may be millions.
+        Errors: NOT_FOUND; OUT_OF_RANGE/LOG_OUT_OF_RANGE; RESOURCE_EXHAUSTED/LIMIT_REACHED (exports per process).
+        """
+
+    @_abc_1.abstractmethod
+    def RenderMessage(
+        self,
+        request: _look_ups_pb2.RenderMessageRequest,
+        context: _aio.ServicerContext[_look_ups_pb2.RenderMessageRequest, _abc.Awaitable[_look_ups_pb2.RenderMessageResponse]],
+    ) -> _abc.Awaitable[_look_ups_pb2.RenderMessageResponse]:
+        """Renders what one recipient was sent. Errors: NOT_FOUND (delivery, or send log: the recipient was excluded);
+        FAILED_PRECONDITION/DELIVERY_STATE before READY; FAILED_PRECONDITION/MESSAGE_NOT_RENDERED with the problem of
+        template or attributes.
+        """
+
+    @_abc_1.abstractmethod
+    def ListProfileMessages(
+        self,
+        request: _look_ups_pb2.ListProfileMessagesRequest,
+        context: _aio.ServicerContext[_look_ups_pb2.ListProfileMessagesRequest, _abc.Awaitable[_look_ups_pb2.ListProfileMessagesResponse]],
+    ) -> _abc.Awaitable[_look_ups_pb2.ListProfileMessagesResponse]:
+        """Lists every message of one person, by profile or address, over all deliveries that have send logs, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetKpiBreakdown(
+        self,
+        request: _look_ups_pb2.GetKpiBreakdownRequest,
+        context: _aio.ServicerContext[_look_ups_pb2.GetKpiBreakdownRequest, _abc.Awaitable[_look_ups_pb2.GetKpiBreakdownResponse]],
+    ) -> _abc.Awaitable[_look_ups_pb2.GetKpiBreakdownResponse]:
+        """Counts a delivery's send logs by recipient domain, reason or hour, in one snapshot. It reads all rows: one run per
+        delivery at a time. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE before READY; ABORTED/ALREADY_RUNNING.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainDelivery(
+        self,
+        request: _explanation_pb2.ExplainDeliveryRequest,
+        context: _aio.ServicerContext[_explanation_pb2.ExplainDeliveryRequest, _abc.Awaitable[_explanation_pb2.ExplainDeliveryResponse]],
+    ) -> _abc.Awaitable[_explanation_pb2.ExplainDeliveryResponse]:
+        """Tells what a delivery still waits for, and why. Errors: NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ExplainRecipient(
+        self,
+        request: _explanation_pb2.ExplainRecipientRequest,
+        context: _aio.ServicerContext[_explanation_pb2.ExplainRecipientRequest, _abc.Awaitable[_explanation_pb2.ExplainRecipientResponse]],
+    ) -> _abc.Awaitable[_explanation_pb2.ExplainRecipientResponse]:
+        """Tells what became of every report about one recipient's message, or why there is none. Errors: NOT_FOUND (delivery,
+        or send log: there is no such recipient); FAILED_PRECONDITION/DELIVERY_STATE before READY.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTrackingEvents(
+        self,
+        request: _look_ups_pb2.ListTrackingEventsRequest,
+        context: _aio.ServicerContext[_look_ups_pb2.ListTrackingEventsRequest, _abc.Awaitable[_look_ups_pb2.ListTrackingEventsResponse]],
+    ) -> _abc.Awaitable[_look_ups_pb2.ListTrackingEventsResponse]:
+        """Lists opens, clicks, unsubscribes, complaints and auto-replies one by one. A page reads a bounded number of rows:
+        with a filter on kinds it may be short, or empty, and still carry a token. Errors: NOT_FOUND.
+        """
 
 def add_DeliveryServiceServicer_to_server(servicer: DeliveryServiceServicer, server: _aio.Server) -> None: ...

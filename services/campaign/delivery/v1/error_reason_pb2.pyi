@@ -74,6 +74,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """DEADLINE_EXCEEDED. A statement or a call took longer than its limit. Retry with back-off."""
     ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 19
     """UNAUTHENTICATED. The token was valid and has expired, perhaps in mid-stream: get a new one and call again."""
+    ERROR_REASON_LOG_OUT_OF_RANGE: _ErrorReason.ValueType  # 40
+    """OUT_OF_RANGE. The resume token is older than the log that is kept, or ahead of it: begin again with an empty token,
+    or with the one of a KPI snapshot. Metadata: delivery_id, log_dropped_time if retention has dropped the log.
+    """
+    ERROR_REASON_MESSAGE_NOT_RENDERED: _ErrorReason.ValueType  # 41
+    """FAILED_PRECONDITION. The message can't be made for this recipient: the text says what is wrong with template or
+    attributes. Metadata: delivery_id, recipient.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo (domain "campaign") that every error status carries, spelled without the
@@ -133,4 +141,12 @@ ERROR_REASON_TIMEOUT: ErrorReason.ValueType  # 18
 """DEADLINE_EXCEEDED. A statement or a call took longer than its limit. Retry with back-off."""
 ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 19
 """UNAUTHENTICATED. The token was valid and has expired, perhaps in mid-stream: get a new one and call again."""
+ERROR_REASON_LOG_OUT_OF_RANGE: ErrorReason.ValueType  # 40
+"""OUT_OF_RANGE. The resume token is older than the log that is kept, or ahead of it: begin again with an empty token,
+or with the one of a KPI snapshot. Metadata: delivery_id, log_dropped_time if retention has dropped the log.
+"""
+ERROR_REASON_MESSAGE_NOT_RENDERED: ErrorReason.ValueType  # 41
+"""FAILED_PRECONDITION. The message can't be made for this recipient: the text says what is wrong with template or
+attributes. Metadata: delivery_id, recipient.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

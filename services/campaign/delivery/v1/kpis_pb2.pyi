@@ -167,6 +167,8 @@ class KpiProjection(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     OPENED_FIELD_NUMBER: _builtins.int
     CLICKED_FIELD_NUMBER: _builtins.int
+    UNSUBSCRIBED_FIELD_NUMBER: _builtins.int
+    COMPLAINED_FIELD_NUMBER: _builtins.int
     processed: _builtins.int
     """"Processed/sent" in the product's reports: delivered + bounces and errors."""
     delivered_min_final: _builtins.int
@@ -209,6 +211,14 @@ class KpiProjection(_message.Message):
     def clicked(self) -> Global___Rate:
         """Recipients who clicked, likewise. Unset unless the channel is EMAIL."""
 
+    @_builtins.property
+    def unsubscribed(self) -> Global___Rate:
+        """Recipients who unsubscribed, likewise, on any channel."""
+
+    @_builtins.property
+    def complained(self) -> Global___Rate:
+        """Recipients who complained, likewise, on any channel."""
+
     def __init__(
         self,
         *,
@@ -224,10 +234,12 @@ class KpiProjection(_message.Message):
         failures: Global___FailureCounts | None = ...,
         opened: Global___Rate | None = ...,
         clicked: Global___Rate | None = ...,
+        unsubscribed: Global___Rate | None = ...,
+        complained: Global___Rate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bounces_and_errors", b"bounces_and_errors", "bounces_and_errors_of_not_canceled", b"bounces_and_errors_of_not_canceled", "clicked", b"clicked", "delivered", b"delivered", "delivered_of_not_canceled", b"delivered_of_not_canceled", "failures", b"failures", "opened", b"opened", "statuses", b"statuses"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bounces_and_errors", b"bounces_and_errors", "bounces_and_errors_of_not_canceled", b"bounces_and_errors_of_not_canceled", "clicked", b"clicked", "complained", b"complained", "delivered", b"delivered", "delivered_of_not_canceled", b"delivered_of_not_canceled", "failures", b"failures", "opened", b"opened", "statuses", b"statuses", "unsubscribed", b"unsubscribed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounces_and_errors", b"bounces_and_errors", "bounces_and_errors_of_not_canceled", b"bounces_and_errors_of_not_canceled", "clicked", b"clicked", "delivered", b"delivered", "delivered_max_final", b"delivered_max_final", "delivered_min_final", b"delivered_min_final", "delivered_of_not_canceled", b"delivered_of_not_canceled", "failures", b"failures", "final", b"final", "opened", b"opened", "processed", b"processed", "statuses", b"statuses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounces_and_errors", b"bounces_and_errors", "bounces_and_errors_of_not_canceled", b"bounces_and_errors_of_not_canceled", "clicked", b"clicked", "complained", b"complained", "delivered", b"delivered", "delivered_max_final", b"delivered_max_final", "delivered_min_final", b"delivered_min_final", "delivered_of_not_canceled", b"delivered_of_not_canceled", "failures", b"failures", "final", b"final", "opened", b"opened", "processed", b"processed", "statuses", b"statuses", "unsubscribed", b"unsubscribed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -331,7 +343,9 @@ Global___FailureCounts: _TypeAlias = FailureCounts  # noqa: Y015
 
 @_typing.final
 class EngagementTotals(_message.Message):
-    """Opens and clicks over the whole delivery, whatever the outcome."""
+    """Opens, clicks, unsubscribes and complaints over the whole delivery, whatever the outcome. Recipients count once
+    (uniques); the others are totals.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -340,6 +354,10 @@ class EngagementTotals(_message.Message):
     OPENS_FIELD_NUMBER: _builtins.int
     CLICKS_FIELD_NUMBER: _builtins.int
     AS_OF_TIME_FIELD_NUMBER: _builtins.int
+    UNSUBSCRIBED_FIELD_NUMBER: _builtins.int
+    UNSUBSCRIBES_FIELD_NUMBER: _builtins.int
+    COMPLAINED_FIELD_NUMBER: _builtins.int
+    COMPLAINTS_FIELD_NUMBER: _builtins.int
     opened: _builtins.int
     """Recipients who opened at least once, or clicked."""
     clicked: _builtins.int
@@ -348,9 +366,17 @@ class EngagementTotals(_message.Message):
     """Opens, repetitions by the recipient included (a repeated report counts once)."""
     clicks: _builtins.int
     """Clicks, likewise."""
+    unsubscribed: _builtins.int
+    """Recipients who unsubscribed at least once."""
+    unsubscribes: _builtins.int
+    """Unsubscribes, repetitions by the recipient included."""
+    complained: _builtins.int
+    """Recipients who complained at least once."""
+    complaints: _builtins.int
+    """Complaints, likewise."""
     @_builtins.property
     def as_of_time(self) -> _timestamp_pb2.Timestamp:
-        """When these figures, and the opened and clicked rates of both projections, were counted. Unset: not yet."""
+        """When these figures, and the rates of both projections made of them, were counted. Unset: not yet."""
 
     def __init__(
         self,
@@ -360,10 +386,14 @@ class EngagementTotals(_message.Message):
         opens: _builtins.int = ...,
         clicks: _builtins.int = ...,
         as_of_time: _timestamp_pb2.Timestamp | None = ...,
+        unsubscribed: _builtins.int = ...,
+        unsubscribes: _builtins.int = ...,
+        complained: _builtins.int = ...,
+        complaints: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "clicked", b"clicked", "clicks", b"clicks", "opened", b"opened", "opens", b"opens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "clicked", b"clicked", "clicks", b"clicks", "complained", b"complained", "complaints", b"complaints", "opened", b"opened", "opens", b"opens", "unsubscribed", b"unsubscribed", "unsubscribes", b"unsubscribes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,7 +5,8 @@
 select d.delivery_id, d.channel, d.state, d.feedback_mode, d.settled_time is not null as settled,
     d.validity_closed_time is not null as validity_closed, c.*, e.opened, e.clicked, e.opens, e.clicks,
     e.opened_with_efs, e.clicked_with_efs, e.delivered_with_efs, e.opened_without_efs, e.clicked_without_efs,
-    e.delivered_without_efs, e.as_of_time
+    e.delivered_without_efs, e.as_of_time, e.unsubscribed, e.unsubscribes, e.complained, e.complaints,
+    e.unsubscribed_with_efs, e.complained_with_efs, e.unsubscribed_without_efs, e.complained_without_efs
 from delivery d
 join lateral (
     select array_agg(c.revision order by c.slot) as slot_revisions, sum(c.prepared) as prepared,

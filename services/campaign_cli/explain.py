@@ -1,0 +1,36 @@
+"""`campaign explain`: what a delivery waits for, or what became of every report about one message, in sentences."""
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from campaign.delivery.v1.explanation_pb2 import ExplainDeliveryResponse, ExplainRecipientResponse
+from campaign.delivery.v1.send_log_pb2 import TimelineEntryKind
+from campaign_cli.words import label, local_time
+
+
+def render_delivery(explained: ExplainDeliveryResponse) -> RenderableType:
+    """One line per fact."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(overflow="fold")
+    for fact in explained.facts:
+        table.add_row(Text(fact.sentence))
+    return table
+
+
+def render_recipient(explained: ExplainRecipientResponse) -> RenderableType:
+    """Where the message stands, and one line per report."""
+    table = Table(
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title=Text(f"{explained.recipient} {explained.address}: {explained.sentence}"),
+        title_justify="left",
+    )
+    for heading in ("Time", "Report"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("What became of it", overflow="fold")
+    for event in explained.events:
+        kind = label(TimelineEntryKind, event.entry.kind)
+        table.add_row(local_time(event.entry.event_time), kind, Text(event.sentence))
+    return table

@@ -1,0 +1,83 @@
+"""Pages of the transition log: bounded, and ending at the end of a revision."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from delivery_service.domain.log_position import Place
+from delivery_service.domain.outcome import Outcome
+from delivery_service.domain.problems import DeliveryNotFound, LogOutOfRange
+from delivery_service.store.send_logs import Filters
+from delivery_service.store.transition_log import TransitionLog
+from tests.support.postgres import connected
+from tests.support.seeding import seed_delivery
+
+DELIVERY_ID = 7
+ALL = Filters(frozenset(Outcome))
+# Revisions 2, 3, 5 and 6 of slot 0, with so many recipients each; 4 is one without transitions.
+REVISIONS = {2: [1, 2], 3: [3], 5: [1, 2, 4, 5, 6], 6: [-1, 2]}
+
+
+@pytest.fixture
+async def log(database: str) -> AsyncIterator[TransitionLog]:
+    """A log read four rows at a time."""
+    await seed_delivery(database, DELIVERY_ID, list(range(1, 9)))
+    async with connected(database) as connection:
+        for revision, recipients in REVISIONS.items():
+            await connection.executemany(
+                "insert into transition values ($1, $2, $3, 0, 0, 2, 0, 0, 0, 0, 0, now(), now(), '', '')",
+                [(DELIVERY_ID, revision, recipient) for recipient in recipients],
+            )
+    pool = await asyncpg.create_pool(database, min_size=1, max_size=2)
+    yield TransitionLog(pool, rows_max=4)
+    await pool.close()
+
+
+async def test_a_page_ends_at_the_end_of_a_revision_unless_one_alone_is_too_large(log: TransitionLog) -> None:
+    pages = []
+    place = Place()
+    while place != Place(6):
+        page = await log.page(DELIVERY_ID, 0, place, 6)
+        assert len(page.rows) <= 4
+        pages.append(([(row["revision"], row["recipient"]) for row in page.rows], page.place))
+        place = page.place
+
+    assert pages == [
+        ([(2, 1), (2, 2), (3, 3)], Place(3)),
+        ([(5, 1), (5, 2), (5, 4), (5, 5)], Place(5, 5)),
+        ([(5, 6), (6, 2)], Place(6)),  # without the test profile
+    ]
+
+
+async def test_a_page_goes_no_further_than_it_is_asked_to(log: TransitionLog) -> None:
+    page = await log.page(DELIVERY_ID, 0, Place(2), 4)
+
+    assert [row["revision"] for row in page.rows] == [3]
+    assert page.place == Place(4)
+    assert (await log.page(DELIVERY_ID, 0, Place(3), 4)).rows == []
+    assert (await log.page(DELIVERY_ID, 1, Place(), 1)).rows == []
+
+
+async def test_what_changed_comes_once_with_the_last_change_of_its_recipient(log: TransitionLog) -> None:
+    found, place = [], Place()
+    while place != Place(6):
+        page = await log.changed(DELIVERY_ID, 0, place, 6, ALL)
+        found.append([send_log.recipient for send_log in page.send_logs])
+        place = page.place
+    by_then = await log.changed(DELIVERY_ID, 0, Place(), 3, ALL)
+
+    assert [recipient for page_of in found for recipient in page_of] == [3, 1, 4, 5, 6, 2]
+    assert [send_log.recipient for send_log in by_then.send_logs] == [1, 2, 3]
+
+
+async def test_a_log_that_was_dropped_gives_no_page(log: TransitionLog, database: str) -> None:
+    async with connected(database) as connection:
+        await connection.execute("update delivery set log_dropped_time = now()")
+
+    with pytest.raises(LogOutOfRange):
+        await log.page(DELIVERY_ID, 0, Place(), 6)
+    with pytest.raises(LogOutOfRange):
+        await log.changed(DELIVERY_ID, 0, Place(6), 6, ALL)
+    with pytest.raises(DeliveryNotFound):
+        await log.page(8, 0, Place(), 6)
