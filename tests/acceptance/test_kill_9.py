@@ -75,6 +75,41 @@ async def test_both_services_killed_at_once_come_back_to_the_truth(stack: Proces
     await stack.truth_reached(delivery.delivery_id)
 
 
+async def test_a_stop_whose_service_is_killed_cancels_exactly_what_never_left(database: str, tmp_path: Path) -> None:
+    """Killed right after it has answered, and again in mid-closing: messages were on their way both times."""
+    one_part = {"DELIVERY_RELAY_PARTS_IN_FLIGHT_MAX": "1"}
+    async with process_stack(tmp_path, database, *MISBEHAVIOUR, **one_part) as stack:
+        delivery = await stack.prepared(20_000)
+        delivery_id = delivery.delivery_id
+        await stack.confirm(delivery)
+        await stack.until(delivery_id, handed_over=2_000)
+
+        await stack.stub.StopDelivery(pb.StopDeliveryRequest(delivery_id=delivery_id))
+        await stack.kill("delivery_service")
+        await stack.start("delivery_service")
+        await stack.kill("delivery_service")
+        await stack.start("delivery_service")
+
+        async def decided() -> bool:
+            stopped = await stack.in_state(delivery_id, delivery_pb2.DELIVERY_STATE_STOPPED)
+            outcomes = (await stack.kpis(delivery_id)).outcomes
+            assert stack.truth is not None
+            assert stack.truth.idle
+            assert stack.truth.answered == 20_000 - outcomes.canceled
+            counted = {field.name: getattr(outcomes, field.name) for field in outcomes.DESCRIPTOR.fields}
+            told = stack.truth.outcomes
+            assert {**counted, "canceled": 0} == {**told, "canceled": 0}
+            assert told["canceled"] <= counted["canceled"]  # withdrawn: some of those that never left
+            assert counted["prepared"] == 0
+            return stopped.stop.complete
+
+        await eventually(decided, timeout_seconds=60)
+        assert stack.truth is not None
+        assert stack.truth.duplicates_sent == 0
+        assert stack.truth.answered < 20_000
+    await assert_laws(database)
+
+
 async def test_delivery_service_killed_while_preparing_ends_in_the_same_plan(database: str, tmp_path: Path) -> None:
     small_steps = {"DELIVERY_PREPARATION_RECIPIENTS_PER_STEP": "1024"}
     async with process_stack(tmp_path, database, **small_steps) as stack:
