@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SYNCED := .venv/.synced
+# Most tests wait for Postgres and for servers: one more than CPUs, each with a Postgres of its own.
+TEST_PROCESSES ?= 3
 BASELINE := .buf/baseline.binpb
 
 # Another environment that happens to be active is not the one to install into or to run from.
@@ -64,8 +66,8 @@ buf-baseline: setup ## Declare the contracts of today to be the ones that must n
 	$(BIN)/buf build --exclude-source-info --output $(BASELINE)
 
 .PHONY: test
-test: setup ## Run all tests; ARGS="-k word -x" goes to pytest
-	$(BIN)/pytest $(ARGS)
+test: setup ## Run all tests, a few files at a time; ARGS="-k word -x" goes to pytest
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 .PHONY: test-unit
 test-unit: setup ## Run the unit tests: no server, no socket

@@ -42,6 +42,7 @@ from delivery_service.store.recipients import Recipients
 from delivery_service.store.relay_parts import RelayParts
 from delivery_service.store.send_logs import SendLogs
 from delivery_service.store.transition_log import TransitionLog
+from delivery_service.workers.breaker import BreakerWorker
 from delivery_service.workers.closing import ClosingWorker
 from delivery_service.workers.engagement import EngagementWorker
 from delivery_service.workers.mta_contact import MtaContactWorker
@@ -186,6 +187,8 @@ class App:
         )
         explanations = Explanations(pool, settings.source_silence)
         contact = MtaContactWorker(explanations, holder, channel.get_state, clock, settings.mta_contact_report_seconds)
+        control = Control(pool)
+        breaker = BreakerWorker(control, settings, clock, metrics, self._changed)
         poll = settings.worker_poll_seconds
         for name, work in (
             ("preparation", preparation.work),
@@ -193,6 +196,7 @@ class App:
             ("relay", relay.work),
             ("relay-states", relay.look_at_states),
             ("closing", closing.work),
+            ("breaker", breaker.work),
             ("engagement", engagement.work),
             ("mta-contact", contact.work),
         ):
@@ -210,7 +214,7 @@ class App:
         servicer = Servicer(
             DeliveryCalls(deliveries, settings, clock, self._wake_workers),
             RecipientCalls(Recipients(pool, settings.recipients_per_delivery_max), settings, clock),
-            ControlCalls(deliveries, Control(pool), clock, self._changed),
+            ControlCalls(deliveries, control, clock, self._changed),
             KpiCalls(kpis, deliveries, hub, settings, clock, metrics),
             SendLogCalls(deliveries, send_logs, feedback, settings),
             AfterTheSend(

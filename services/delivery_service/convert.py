@@ -93,8 +93,20 @@ def delivery_to_pb(delivery: Delivery) -> delivery_pb2.Delivery:
         creator=delivery.creator,
         etag=str(delivery.version),
         stop=_stop(delivery),
+        pause=_pause(delivery),
         validity_closed_time=timestamp(delivery.validity_closed_time),
         settled_time=timestamp(delivery.settled_time),
+    )
+
+
+def _pause(delivery: Delivery) -> delivery_pb2.Pause | None:
+    if delivery.pause_time is None:
+        return None
+    return delivery_pb2.Pause(
+        pauser=delivery.pauser,
+        pause_time=timestamp(delivery.pause_time),
+        cause=delivery_pb2.PauseCause.ValueType(delivery.pause_cause),
+        detail=delivery.pause_detail,
     )
 
 

@@ -29,6 +29,9 @@ class Metrics:
             "delivery_kpi_drift_found", "Recounts that found a drift; must be 0.", registry=registry
         )
         self.watchers = Gauge("delivery_kpi_watchers", "Open WatchKpis streams.", registry=registry)
+        self.breaker_trips = Counter(
+            "delivery_breaker_trips", "Deliveries paused by the circuit breaker.", ("cause",), registry=registry
+        )
         self.prepared = Counter("delivery_preparations", "Preparations ended.", ("result",), registry=registry)
 
     def batch_applied(

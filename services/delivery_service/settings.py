@@ -86,6 +86,15 @@ class Settings(BaseSettings):
     """How long a part with messages that the MTA put off waits, unless the MTA asks for longer."""
     relay_retry_max_seconds: float = Field(300.0, gt=0)
 
+    # The circuit breaker.
+    breaker_hard_bounce_share: float = Field(0.05, ge=0, le=1)
+    """Share of hard bounces among the messages handed over at which a delivery pauses by itself; 0: never."""
+    breaker_complaint_share: float = Field(0.001, ge=0, le=1)
+    """The same for recipients who complained."""
+    breaker_sample_min: int = Field(1_000, ge=1)
+    """Messages handed over below which the breaker does not judge."""
+    breaker_check_seconds: float = Field(1.0, gt=0)
+
     # Closing.
     validity_grace_seconds: float = Field(3_600.0, ge=0)
     """How long after the end of the validity period reports of that time may still come in, before it is closed."""

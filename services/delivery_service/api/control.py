@@ -28,7 +28,12 @@ class ControlCalls:
 
     async def pause(self, request: pb.PauseDeliveryRequest) -> pb.PauseDeliveryResponse:
         delivery_id = delivery_id_of(request.delivery_id)
-        delivery = await self._carry_out(delivery_id, Command.PAUSE, self._control.pause)
+        pauser = caller().subject
+
+        async def pause(delivery_id: int, now: datetime) -> bool:
+            return await self._control.pause(delivery_id, pauser, now)
+
+        delivery = await self._carry_out(delivery_id, Command.PAUSE, pause)
         return pb.PauseDeliveryResponse(
             delivery=convert.delivery_to_pb(delivery), in_flight_count=await self._control.in_flight(delivery_id)
         )

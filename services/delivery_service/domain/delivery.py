@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Final
 
+from delivery_service.domain.breaker import PauseCause
 from delivery_service.domain.lifecycle import Channel, DeliveryState
 from delivery_service.domain.status import FeedbackMode
 
@@ -88,6 +89,10 @@ class Delivery:
     start_time: datetime | None = None
     finish_time: datetime | None = None
     validity_end_time: datetime | None = None
+    pause_time: datetime | None = None
+    pauser: str = ""
+    pause_cause: PauseCause = PauseCause.NONE
+    pause_detail: str = ""
     stop_time: datetime | None = None
     stopper: str = ""
     stop_in_flight: int | None = None

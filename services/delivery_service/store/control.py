@@ -4,6 +4,7 @@ from datetime import datetime
 
 import asyncpg
 
+from delivery_service.domain.breaker import PauseCause, Sample
 from delivery_service.store.queries import query
 
 
@@ -13,9 +14,22 @@ class Control:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
-    async def pause(self, delivery_id: int, now: datetime) -> bool:
-        """IN_PROGRESS to PAUSED: no part is claimed after it."""
-        return await self._pool.fetchval(query("pause_delivery"), delivery_id, now) is not None
+    async def pause(
+        self, delivery_id: int, pauser: str, now: datetime, cause: PauseCause = PauseCause.COMMAND, detail: str = ""
+    ) -> bool:
+        """IN_PROGRESS to PAUSED: no part is claimed after it. Not for a cause that someone has resumed over."""
+        return None is not await self._pool.fetchval(query("pause_delivery"), delivery_id, now, pauser, cause, detail)
+
+    async def breaker_samples(self, sample_min: int) -> list[tuple[int, Sample, frozenset[PauseCause]]]:
+        """Deliveries in progress with that many messages handed over: what is known, and what was overruled."""
+        return [
+            (
+                row["delivery_id"],
+                Sample(row["handed_over"], row["hard_bounces"], row["complained"]),
+                frozenset(map(PauseCause, row["overruled_causes"])),
+            )
+            for row in await self._pool.fetch(query("breaker_samples"), sample_min)
+        ]
 
     async def resume(self, delivery_id: int, now: datetime) -> bool:
         """PAUSED to IN_PROGRESS."""

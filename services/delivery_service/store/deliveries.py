@@ -6,6 +6,7 @@ from typing import Any
 import asyncpg
 import orjson
 
+from delivery_service.domain.breaker import PauseCause
 from delivery_service.domain.delivery import Confirmation, Content, Delivery, ExclusionCause, Issue, Plan
 from delivery_service.domain.lifecycle import Channel, DeliveryState
 from delivery_service.domain.problems import DeliveryNotFound
@@ -187,6 +188,10 @@ def _delivery(row: asyncpg.Record) -> Delivery:
         start_time=row["start_time"],
         finish_time=row["finish_time"],
         validity_end_time=row["validity_end_time"],
+        pause_time=row["pause_time"],
+        pauser=row["pauser"],
+        pause_cause=PauseCause(row["pause_cause"]),
+        pause_detail=row["pause_detail"],
         stop_time=row["stop_time"],
         stopper=row["stopper"],
         stop_in_flight=row["stop_in_flight"],

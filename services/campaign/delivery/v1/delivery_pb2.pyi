@@ -21,6 +21,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _PauseCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PauseCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PauseCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PAUSE_CAUSE_UNSPECIFIED: _PauseCause.ValueType  # 0
+    """Never sent."""
+    PAUSE_CAUSE_COMMAND: _PauseCause.ValueType  # 1
+    """Someone called PauseDelivery."""
+    PAUSE_CAUSE_HARD_BOUNCES: _PauseCause.ValueType  # 2
+    """Too many of the messages handed over bounced hard. ResumeDelivery overrules it for the rest of this delivery."""
+    PAUSE_CAUSE_COMPLAINTS: _PauseCause.ValueType  # 3
+    """Too many recipients complained. ResumeDelivery overrules it for the rest of this delivery."""
+
+class PauseCause(_PauseCause, metaclass=_PauseCauseEnumTypeWrapper):
+    """Why a delivery is paused. May grow."""
+
+PAUSE_CAUSE_UNSPECIFIED: PauseCause.ValueType  # 0
+"""Never sent."""
+PAUSE_CAUSE_COMMAND: PauseCause.ValueType  # 1
+"""Someone called PauseDelivery."""
+PAUSE_CAUSE_HARD_BOUNCES: PauseCause.ValueType  # 2
+"""Too many of the messages handed over bounced hard. ResumeDelivery overrules it for the rest of this delivery."""
+PAUSE_CAUSE_COMPLAINTS: PauseCause.ValueType  # 3
+"""Too many recipients complained. ResumeDelivery overrules it for the rest of this delivery."""
+Global___PauseCause: _TypeAlias = PauseCause  # noqa: Y015
+
 class _Channel:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -185,6 +213,7 @@ class Delivery(_message.Message):
     STOP_FIELD_NUMBER: _builtins.int
     VALIDITY_CLOSED_TIME_FIELD_NUMBER: _builtins.int
     SETTLED_TIME_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
     delivery_id: _builtins.str
     """Assigned by CreateDelivery; decimal digits, ordered by creation time. Output only. Example: "451893744120889345"."""
     label: _builtins.str
@@ -257,6 +286,10 @@ class Delivery(_message.Message):
     def settled_time(self) -> _timestamp_pb2.Timestamp:
         """When nothing more was to be expected, 7 days after the last hand-over; a watch of it ends. Unset before. Output only."""
 
+    @_builtins.property
+    def pause(self) -> Global___Pause:
+        """Who or what paused it. Unset unless the state is PAUSED, or it was stopped while paused. Output only."""
+
     def __init__(
         self,
         *,
@@ -280,14 +313,51 @@ class Delivery(_message.Message):
         stop: Global___Stop | None = ...,
         validity_closed_time: _timestamp_pb2.Timestamp | None = ...,
         settled_time: _timestamp_pb2.Timestamp | None = ...,
+        pause: Global___Pause | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "finish_time", b"finish_time", "plan", b"plan", "settled_time", b"settled_time", "start_time", b"start_time", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "finish_time", b"finish_time", "pause", b"pause", "plan", b"plan", "settled_time", b"settled_time", "start_time", b"start_time", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "creator", b"creator", "delivery_id", b"delivery_id", "etag", b"etag", "feedback_mode", b"feedback_mode", "finish_time", b"finish_time", "label", b"label", "plan", b"plan", "recipient_count", b"recipient_count", "settled_time", b"settled_time", "start_time", b"start_time", "state", b"state", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "creator", b"creator", "delivery_id", b"delivery_id", "etag", b"etag", "feedback_mode", b"feedback_mode", "finish_time", b"finish_time", "label", b"label", "pause", b"pause", "plan", b"plan", "recipient_count", b"recipient_count", "settled_time", b"settled_time", "start_time", b"start_time", "state", b"state", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
+
+@_typing.final
+class Pause(_message.Message):
+    """The fact that a delivery is paused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAUSER_FIELD_NUMBER: _builtins.int
+    PAUSE_TIME_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    pauser: _builtins.str
+    """The token's subject, or "circuit breaker"."""
+    cause: Global___PauseCause.ValueType
+    """Why."""
+    detail: _builtins.str
+    """The same for a person; empty for a command. Example: "61 of 1,000 bounced hard: the threshold is 5.00%"."""
+    @_builtins.property
+    def pause_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when."""
+
+    def __init__(
+        self,
+        *,
+        pauser: _builtins.str = ...,
+        pause_time: _timestamp_pb2.Timestamp | None = ...,
+        cause: Global___PauseCause.ValueType = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pause_time", b"pause_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "detail", b"detail", "pause_time", b"pause_time", "pauser", b"pauser"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pause: _TypeAlias = Pause  # noqa: Y015
 
 @_typing.final
 class Stop(_message.Message):

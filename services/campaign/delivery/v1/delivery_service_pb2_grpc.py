@@ -252,7 +252,8 @@ class DeliveryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeDelivery(self, request, context):
-        """Goes on with a delivery that is PAUSED. In IN_PROGRESS it does nothing. Errors: NOT_FOUND;
+        """Goes on with a delivery that is PAUSED; if the circuit breaker paused it, it will not do so for that cause again. In
+        IN_PROGRESS it does nothing. Errors: NOT_FOUND;
         FAILED_PRECONDITION/DELIVERY_STATE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

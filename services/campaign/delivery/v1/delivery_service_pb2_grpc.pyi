@@ -60,7 +60,8 @@ class DeliveryServiceStub:
     period goes on. In PAUSED it does nothing. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE.
     """
     ResumeDelivery: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.ResumeDeliveryRequest, _delivery_service_pb2.ResumeDeliveryResponse]
-    """Goes on with a delivery that is PAUSED. In IN_PROGRESS it does nothing. Errors: NOT_FOUND;
+    """Goes on with a delivery that is PAUSED; if the circuit breaker paused it, it will not do so for that cause again. In
+    IN_PROGRESS it does nothing. Errors: NOT_FOUND;
     FAILED_PRECONDITION/DELIVERY_STATE.
     """
     StopDelivery: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.StopDeliveryRequest, _delivery_service_pb2.StopDeliveryResponse]
@@ -229,7 +230,8 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_service_pb2.ResumeDeliveryRequest,
         context: _aio.ServicerContext[_delivery_service_pb2.ResumeDeliveryRequest, _abc.Awaitable[_delivery_service_pb2.ResumeDeliveryResponse]],
     ) -> _abc.Awaitable[_delivery_service_pb2.ResumeDeliveryResponse]:
-        """Goes on with a delivery that is PAUSED. In IN_PROGRESS it does nothing. Errors: NOT_FOUND;
+        """Goes on with a delivery that is PAUSED; if the circuit breaker paused it, it will not do so for that cause again. In
+        IN_PROGRESS it does nothing. Errors: NOT_FOUND;
         FAILED_PRECONDITION/DELIVERY_STATE.
         """
 

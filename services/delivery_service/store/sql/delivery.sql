@@ -25,7 +25,7 @@ where d.delivery_id = $1;
 select d.delivery_id, d.label, d.channel, d.feedback_mode, d.subject, '' as html, '' as body_text, d.from_address,
     d.from_name, d.reply_to_address, d.validity_period, d.state, d.version, d.creator, d.create_time, d.update_time,
     d.recipient_count, d.audience_digest, d.preparer, d.plan, d.confirm_request_id, d.start_time, d.finish_time,
-    d.validity_end_time, d.stop_time, d.stopper, d.stop_in_flight, d.stop_left, d.validity_closed_time,
+    d.validity_end_time, d.pause_time, d.pauser, d.pause_cause, d.pause_detail, d.stop_time, d.stopper, d.stop_in_flight, d.stop_left, d.validity_closed_time,
     d.settled_time, c.plan_digest as confirm_plan_digest, c.confirmer, c.confirm_time
 from delivery d
 left join confirmation c on c.delivery_id = d.delivery_id and c.request_id = d.confirm_request_id
