@@ -74,6 +74,12 @@ class RelayStream:
         except TimeoutError as error:
             self._call.cancel()
             raise RelayBroken("the MTA side did not answer in time") from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # A write ends like this also when another batch's timeout has cancelled the call.
+            raise RelayBroken("the stream was cancelled") from error
         except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
             raise RelayBroken(str(error)) from error
         finally:
