@@ -26,6 +26,7 @@ from campaign_cli.display import render_kpis, render_modes
 from campaign_cli.explain import render_delivery, render_recipient
 from campaign_cli.export import FORMATS, export_send_logs
 from campaign_cli.options import data_option, json_option, target_options
+from campaign_cli.qualify import qualify
 from campaign_cli.running import is_wide, open_console, run
 from campaign_cli.send import Draft, run_send
 from campaign_cli.watch import watch_until_over
@@ -42,7 +43,7 @@ def campaign() -> None:
     """Runs Campaign Delivery on this machine, sends to a list of recipients, and shows what becomes of it."""
 
 
-for command in (pause, resume, stop):
+for command in (pause, resume, stop, qualify):
     campaign.add_command(command)
 
 

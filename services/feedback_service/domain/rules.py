@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from feedback_service.domain.vocabulary import FailureType, MtaEventKind, Reason
 
-RULES_VERSION = 1
+RULES_VERSION = 2
 
 Verdict = tuple[FailureType, Reason]
 
@@ -129,7 +129,7 @@ _TEXTS = (
             *("out of storage", "over storage", "storage limit", "storage allocation", "mailbox … storage"),
             *("recipient … storage", "user … storage", "not enough storage", "mailbox size", "mailbox has exceeded"),
             *("mailbox exceeded", "mailbox … limit", "no space left in mailbox", "not enough space", "boite pleine"),
-            *("boîte pleine", "postfach voll", "buzon lleno", "mailbox over"),
+            *("boîte pleine", "postfach voll", "buzon lleno", "mailbox over", "full mailbox", "mailbox … quota"),
         ),
     ),
     Rule(
@@ -186,7 +186,7 @@ _TEXTS = (
             *("nonexistent mailbox", "non-existent mailbox", "user has moved", "user … has moved", "recipient … moved"),
             *("user … moved", "mailbox … moved", "no longer valid", "no longer in use", "no longer on server"),
             *("utilisateur inconnu", "destinataire inconnu", "destinataire invalide", "adresse inconnue"),
-            *("empfänger unbekannt", "usuario desconocido"),
+            *("empfänger unbekannt", "usuario desconocido", "user not known", "not listed in", "userid"),
         ),
     ),
     # Office 365's way of saying so; other servers mean policy by the same words.
@@ -233,8 +233,25 @@ _TEXTS = (
             *("connect to", "unreachable", "no route to host", "try again", "try later", "retry later", "come back"),
             *("temporar", "deferred", "service unavailable", "service not available", "server busy", "too busy"),
             *("system resources", "system storage", "disk space", "disk full", "out of memory", "overloaded"),
-            *("high load", "expired", "retry time", "too many hops", "mail loop", "routing loop"),
+            *(
+                "high load",
+                "expired",
+                "retry time",
+                "too many hops",
+                "mail loop",
+                "looping",
+                "routing loop",
+                "mail exchanger failed",
+            ),
         ),
+    ),
+    # The standard's own wording for 550: a server that says no more means the address.
+    Rule(
+        row=5,
+        verdict=USER_UNKNOWN,
+        verdict_if_temporary=UNREACHABLE,
+        texts=("mailbox unavailable", "mailbox … unavailable", "mailbox not available"),
+        smtp_codes=(550, 551, 553, 450, 451),
     ),
 )
 

@@ -118,7 +118,7 @@ PHRASINGS: Sequence[tuple[MtaEventKind, int, str, str, rules.Verdict]] = [
         "550 5.7.1 Unfortunately, messages from [192.0.2.1] weren't sent. part of their network is on our block list",
         REFUSED,
     ),
-    (BOUNCE, 550, "", "550 Requested action not taken: mailbox unavailable", UNDEFINED),
+    (BOUNCE, 550, "", "550 Requested action not taken: mailbox unavailable", UNKNOWN),
     (RETRY, 451, "4.7.500", "451 4.7.500 Server busy. Please try again later from [192.0.2.1]", UNREACHABLE),
     # Yahoo, AOL
     (BOUNCE, 554, "", "554 delivery error: dd This user doesn't have a yahoo.com account (a@yahoo.com) [0]", UNKNOWN),

@@ -1,0 +1,218 @@
+"""Bounces without a report: which addresses a text says failed, and what it says about each.
+
+By the shape that such texts share, whoever wrote them: an address, near it a reply or words of failure, often behind a
+sentence that announces it. What follows the text, the copy of the original mail, is not read.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from mta_bridge.mail.mime import Part, decoded_header, header_blocks
+from mta_bridge.mail.phrases import (
+    ABOUT_SENDER,
+    ANNOUNCES,
+    COPY_BEGINS,
+    DELAYS,
+    FAILS,
+    MACHINE,
+    SAYS_WHY,
+)
+from mta_bridge.mail.replies import EXPIRY_PHRASES, codes_in, has_expired
+from mta_bridge.mail.report import Action, RecipientReport
+
+LINES_MAX: Final = 250
+LINE_CHARACTERS_MAX: Final = 600
+CONTEXT_LINES_MAX: Final = 12
+RECIPIENTS_MAX: Final = 200
+_ENOUGH: Final = 3
+_COPY_BEHIND: Final = 40
+"""Characters of its own that a mail has before what looks like the beginning of a copy."""
+
+ADDRESS: Final = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z][\w-]{1,23}")
+_TAG: Final = re.compile(r"<(?:style|script)\b.{0,20000}?</(?:style|script)>|<[a-zA-Z/!][^<>@]{0,400}>", re.DOTALL)
+_BREAKING_TAG: Final = re.compile(r"<(?:br|p|/p|div|/div|tr|/tr|li|h\d|td)\b[^<>]{0,200}>", re.IGNORECASE)
+
+
+def text_of(mail: Part) -> str:
+    """What a person would read of the mail itself."""
+    plain = html = ""
+    for part in _readable(mail):
+        if part.content_type == "text/html" and not html:
+            html = _without_tags(part.text)
+        elif part.content_type in ("text/plain", "text", "") and not plain.strip():
+            plain = part.text
+    return plain if plain.strip() else html
+
+
+def recipients_in(mail: Part) -> list[RecipientReport]:
+    """The recipients that the mail says something about; empty if there are none to be found."""
+    lines = _own_lines(text_of(mail))
+    everything = " ".join(lines)
+    not_failed = _senders(mail)
+    named = [
+        address.strip("<> ") for header in mail.headers.get("x-failed-recipients", []) for address in header.split(",")
+    ]
+    contexts = {address.lower(): (address, context_of(lines, address)) for address in named if "@" in address}
+    if not contexts:
+        # Last of all also the author of the original: people write to themselves.
+        contexts = _by_shape(lines, not_failed) or _by_shape(lines, _correspondents(mail))
+    if not contexts:
+        contexts = {
+            address.lower(): (address, everything) for address in addressed(mail) if address.lower() not in not_failed
+        }
+    delayed = bool(DELAYS.search(everything) or DELAYS.search(decoded_header(mail.header("subject"))))
+    return [
+        _report(address, context or everything, everything, delayed)
+        for address, context in list(contexts.values())[:RECIPIENTS_MAX]
+    ]
+
+
+def context_of(lines: list[str], address: str) -> str:
+    """What stands about an address; empty if it is not there."""
+    for number, line in enumerate(lines):
+        if address.lower() in line.lower():
+            return _context(lines, number, address)
+    return ""
+
+
+def lines_of(mail: Part) -> list[str]:
+    """The lines of the mail's own text."""
+    return _own_lines(text_of(mail))
+
+
+def _report(address: str, context: str, everything: str, delayed: bool) -> RecipientReport:
+    code, enhanced = codes_in(context)
+    if not code and not enhanced:
+        code, enhanced = codes_in(everything)
+    if not _says_why(context.replace(address, "")):
+        context = f"{context} {everything}"
+    action = Action.FAILED
+    if delayed and not any(phrase in everything.lower() for phrase in EXPIRY_PHRASES):
+        action = Action.DELAYED
+    elif has_expired(context, code, enhanced):
+        action = Action.EXPIRED
+    return RecipientReport(address, action, code, enhanced, context[:1_000])
+
+
+def _by_shape(lines: list[str], not_failed: frozenset[str]) -> dict[str, tuple[str, str]]:
+    best: dict[str, tuple[int, str, str]] = {}
+    for number, line in enumerate(lines):
+        for match in ADDRESS.finditer(line):
+            address = re.sub(r"^(?:smtp|rfc822|mailto)=", "", match[0].strip(".'`"), flags=re.IGNORECASE)
+            if address.lower() in not_failed or MACHINE.match(address) or ABOUT_SENDER.match(line):
+                continue
+            context = _context(lines, number, address)
+            score = _score(lines, number, line, match, context.replace(address, ""))
+            if score > best.get(address.lower(), (0, "", ""))[0]:
+                best[address.lower()] = (score, address, context)
+    chosen = {key: value for key, value in best.items() if value[0] >= _ENOUGH}
+    if not chosen and best:
+        key = max(best, key=lambda key: best[key][0])
+        chosen = {key: best[key]}
+    return {key: (address, context) for key, (_, address, context) in chosen.items()}
+
+
+def _score(lines: list[str], number: int, line: str, match: re.Match[str], context: str) -> int:
+    code, enhanced = codes_in(context)
+    before = " ".join(lines[max(0, number - 4) : number])
+    at_start = not line[: match.start()].strip(" <\t*->\"'(:")
+    return (
+        3 * bool(code)
+        + 2 * bool(enhanced)
+        + 2 * bool(FAILS.search(context))
+        + 2 * bool(ANNOUNCES.search(before) or ANNOUNCES.search(line[: match.start()]))
+        + at_start
+    )
+
+
+def _context(lines: list[str], number: int, address: str) -> str:
+    """The line, and those that belong to it: up to the next address, or to a gap after something was said."""
+    found = [lines[number]]
+    said = _says_why(lines[number].replace(address, ""))
+    for line in lines[number + 1 : number + CONTEXT_LINES_MAX]:
+        if any(other.lower() != address.lower() for other in ADDRESS.findall(line)) and said:
+            break
+        if not line.strip() and said:
+            break
+        found.append(line)
+        said = said or _says_why(line)
+    return " ".join(" ".join(found).split())
+
+
+def _says_why(text: str) -> bool:
+    return bool(SAYS_WHY.search(text)) or codes_in(text) != (0, "")
+
+
+def _own_lines(text: str) -> list[str]:
+    lines: list[str] = []
+    for line in text.split("\n", LINES_MAX)[:LINES_MAX]:
+        if lines and COPY_BEGINS.match(line) and len(" ".join(lines).strip()) > _COPY_BEHIND:
+            break
+        lines.append(line[:LINE_CHARACTERS_MAX].strip())
+    return lines
+
+
+def _readable(mail: Part) -> Iterable[Part]:
+    """Its own parts, and not those of a mail inside it."""
+    if mail.content_type.startswith("message/"):
+        return
+    if mail.parts:
+        for part in mail.parts:
+            yield from _readable(part)
+    elif mail.content_type in ("", "text", "text/plain", "text/html"):
+        yield mail
+
+
+def _without_tags(html: str) -> str:
+    text = _TAG.sub(" ", _BREAKING_TAG.sub("\n", html))
+    for entity, character in (
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&nbsp;", " "),
+        ("&#64;", "@"),
+        ("&quot;", '"'),
+        ("&amp;", "&"),
+    ):
+        text = text.replace(entity, character)
+    return text
+
+
+def _senders(mail: Part) -> frozenset[str]:
+    """Addresses that can hardly be those that failed: who bounced, to whom, and the author of the original."""
+    found = set(_correspondents(mail))
+    for original in originals(mail):
+        for name in ("from", "sender", "return-path"):
+            found.update(address.lower() for address in ADDRESS.findall(original.header(name)))
+    return frozenset(found)
+
+
+def _correspondents(mail: Part) -> frozenset[str]:
+    headers = ("from", "to", "return-path", "reply-to", "delivered-to", "sender", "cc", "errors-to")
+    values = (value for name in headers for value in mail.headers.get(name, []))
+    return frozenset(address.lower() for value in values for address in ADDRESS.findall(value))
+
+
+def addressed(mail: Part) -> list[str]:
+    """To whom the original mail went, if a copy of it says so."""
+    found: dict[str, str] = {}
+    for original in originals(mail):
+        for name in ("x-original-to", "envelope-to", "to", "cc"):
+            for address in ADDRESS.findall(decoded_header(original.header(name))):
+                found.setdefault(address.lower(), address)
+    if not found:
+        for line in re.findall(r"(?im)^[> \t]*(?:to|envelope-to|an|pour|para):[^\n]{0,300}", text_of(mail)):
+            for address in ADDRESS.findall(line):
+                found.setdefault(address.lower(), address)
+    return list(found.values())
+
+
+def originals(mail: Part) -> Iterable[Part]:
+    """The headers of the mails that it is about."""
+    for part in mail.walk():
+        if part.content_type in ("message/rfc822", "message/global") and part.parts:
+            yield part.parts[0]
+        elif part.content_type in ("text/rfc822-headers", "message/global-headers", "message/rfc822-headers"):
+            blocks = header_blocks(part.text.encode())
+            if blocks:
+                yield Part(blocks[0], "", {}, b"")

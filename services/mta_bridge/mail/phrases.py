@@ -1,0 +1,227 @@
+"""The words by which texts about mails are read: as many languages and MTAs as were seen, and no more than words."""
+
+import re
+from typing import Final
+
+
+def _any_of(*patterns: str) -> re.Pattern[str]:
+    return re.compile("|".join(patterns), re.IGNORECASE)
+
+
+ANNOUNCES: Final = _any_of(
+    r"follow(?:ing|s)",
+    r"recipient",
+    r"could ?n[o']?t be (?:delivered|sent)",
+    r"cannot be delivered",
+    r"not (?:be )?delivered",
+    r"undeliver",
+    r"permanent",
+    r"fatal",
+    r"fail",
+    r"unable to deliver",
+    r"delivery to",
+    r"was(?:n't| not) delivered",
+    r"problem",
+    r"destinat",
+    r"empfänger",
+    r"adress",
+    r"non remis",
+    r"no se (?:pudo|ha)",
+    r"rejected",
+    r"did ?n[o']t reach",
+    r"returned",
+    r"error",
+    r"bounce",
+)
+"""Before an address: what follows is about its failure."""
+
+FAILS: Final = _any_of(
+    r"unknown",
+    r"invalid",
+    r"not (?:found|exist|known|valid|listed|accepted|allowed|delivered)",
+    r"n[o']?t exist",
+    r"no such",
+    r"no mailbox",
+    r"full",
+    r"quota",
+    r"disabled",
+    r"inactive",
+    r"suspend",
+    r"reject",
+    r"denied",
+    r"refus",
+    r"block",
+    r"spam",
+    r"fail",
+    r"unable",
+    r"could ?n[o']?t",
+    r"cannot",
+    r"can't",
+    r"undeliver",
+    r"timed? ?out",
+    r"expired",
+    r"delay",
+    r"deferred",
+    r"relay",
+    r"policy",
+    r"too (?:large|big|many)",
+    r"unrout",
+    r"not local",
+    r"moved",
+    r"closed",
+    r"inconnu",
+    r"unbekannt",
+    r"desconocid",
+    r"no longer",
+    r"error",
+)
+"""Something failed, whatever it was."""
+
+SAYS_WHY: Final = _any_of(
+    r"unknown",
+    r"invalid",
+    r"not (?:found|exist|known|valid|listed|accepted|allowed|active|collected)",
+    r"n[o']?t exist",
+    r"no such",
+    r"no mailbox",
+    r"full",
+    r"quota",
+    r"disabled",
+    r"inactive",
+    r"suspend",
+    r"reject",
+    r"denied",
+    r"refus",
+    r"block",
+    r"spam",
+    r"timed? ?out",
+    r"exceed",
+    r"deferred",
+    r"relay",
+    r"policy",
+    r"too (?:large|big|many)",
+    r"unrout",
+    r"unavailable",
+    r"not (?:a )?local",
+    r"moved",
+    r"closed",
+    r"inconnu",
+    r"unbekannt",
+    r"desconocid",
+    r"no longer",
+    r"loop",
+    r"unreachable",
+    r"unresolv",
+    r"lookup",
+    r"storage",
+    r"space",
+)
+"""Something failed, and the words tell why."""
+
+DELAYS: Final = _any_of(
+    r"will (?:keep|continue|be) (?:on )?(?:try|retr|attempt)",
+    r"(?:has|have) (?:not yet|been delayed)",
+    r"not yet been delivered",
+    r"still (?:being|trying)",
+    r"warning message only",
+    r"delivery (?:is |has been )?delayed",
+    r"attempts will continue",
+    r"will retry",
+    r"do not need to (?:resend|do anything)",
+    r"no action is required",
+)
+"""It is being tried again."""
+
+BOUNCE_SUBJECT: Final = _any_of(
+    r"undeliver",
+    r"deliver(?:y|ies)? (?:status|fail|notif|problem|report|has failed|incomplete|delay|error)",
+    r"delivery",
+    r"failure (?:notice|delivery)",
+    r"returned (?:mail|to sender)",
+    r"returning message",
+    r"mail (?:delivery|system|could not|not delivered|returned|failure)",
+    r"non[- ]?deliver",
+    r"not (?:be )?delivered",
+    r"could ?n[o']?t be (?:sent|delivered)",
+    r"fail(?:ed|ure)? (?:mail|message|notif)",
+    r"message (?:delivery|delayed|not|status)",
+    r"warning:? (?:could|message|e-?mail)",
+    r"unzustellbar",
+    r"nicht zugestellt",
+    r"rückmeldung",
+    r"non remis",
+    r"échec",
+    r"remise",
+    r"no (?:se (?:pudo|ha)|entregado)",
+    r"devuelto",
+    r"mancata consegna",
+    r"bounce",
+    r"mail error",
+    r"user unknown",
+    r"rejected",
+    r"配信",
+    r"エラー",
+    r"送信",
+)
+"""The subject of a mail about a mail."""
+
+REPLIES_BY_ITSELF: Final = _any_of(
+    r"out[ -]of[ -](?:the )?office",
+    r"auto(?:matic|mated)?[ -:]*(?:reply|respon|answer)",
+    r"vacation",
+    r"on holiday",
+    r"away from",
+    r"abwesen",
+    r"absen[ct]",
+    r"réponse automatique",
+    r"respuesta autom",
+    r"risposta automatica",
+    r"automatische? antwort",
+    r"自動",
+)
+"""The subject of an answer that a machine wrote."""
+
+DAEMON: Final = _any_of(
+    r"mailer-?daemon",
+    r"postmaster",
+    r"mail delivery",
+    r"maildelivery",
+    r"mail-?daemon",
+    r"<>",
+    r"microsoft exchange",
+)
+"""The sender of a mail about a mail."""
+
+MACHINE: Final = _any_of(
+    r"^mailer-daemon@",
+    r"^postmaster@",
+    r"^mail-?daemon@",
+    r"^maildaemon@",
+    r"^abuse@",
+    r"^no-?reply@",
+    r"^bounces?@",
+)
+"""Addresses that are nobody's."""
+
+ABOUT_SENDER: Final = _any_of(
+    r"^\W*(?:from|sender|reply-to|cc|return-path|message-id)\b.{0,12}:",
+    r"^\W*(?:von|de|expéditeur|remitente)\b.{0,12}:",
+    r"^\W*(?:contact|mailto|your e-?mail)\b.{0,12}:",
+)
+"""A line about who wrote, and not to whom."""
+
+COPY_BEGINS: Final = _any_of(
+    r"^[\s>*|-]*-{2,}.{0,20}(?:original|copy|returned|header|message|mensaje|nachricht|unsent|forwarded)",
+    r"^.{0,16}below this line is",
+    r"^.{0,16}this is a copy of",
+    r"^.{0,16}copy of (?:the|your) (?:original|message)",
+    r"^.{0,16}original message (?:follow|head|is|:)",
+    r"^.{0,16}the (?:original|first|header of the) (?:message|\d+ lines)",
+    r"^.{0,16}your message (?:header|follows)",
+    r"^.{0,16}message headers? follow",
+    r"^.{0,16}original-?nachricht",
+    r"^.{0,16}message d'origine",
+    r"^.{0,16}mensaje original",
+    r"^\s*(?:received|return-path|dkim-signature|mime-version|message-id):",
+)
+"""Where the copy of the original begins."""

@@ -1,0 +1,119 @@
+"""From a mail's bytes to what it says: `read_mail`."""
+
+from typing import Final
+
+from mta_bridge.mail import delivery_status, free_text
+from mta_bridge.mail.mime import Part, decoded_header, header_blocks, parse
+from mta_bridge.mail.phrases import BOUNCE_SUBJECT, DAEMON, REPLIES_BY_ITSELF
+from mta_bridge.mail.replies import codes_in
+from mta_bridge.mail.report import Action, MailKind, MailReport, RecipientReport
+
+COMPLAINT_TYPE: Final = "message/feedback-report"
+
+
+def read_mail(raw: bytes) -> MailReport:
+    """What a mail says. Never raises, whatever the bytes."""
+    mail = parse(raw)
+    report = delivery_status.report_part(mail)
+    complaint = next((part for part in mail.walk() if part.content_type == COMPLAINT_TYPE), None)
+    if complaint is not None:
+        return _complaint(mail, complaint)
+    if report is not None and (recipients := delivery_status.recipients_of(report)):
+        return _with_status(mail, report, recipients)
+    if _is_auto_reply(mail):
+        return MailReport(MailKind.AUTO_REPLY, _writer(mail), clues=_clues(mail))
+    if report is not None or _is_bounce(mail):
+        found = tuple(free_text.recipients_in(mail))
+        return MailReport(MailKind.FREE_TEXT if found else MailKind.OTHER, found, clues=_clues(mail))
+    return MailReport(MailKind.OTHER, clues=_clues(mail))
+
+
+def _with_status(mail: Part, report: Part, recipients: list[RecipientReport]) -> MailReport:
+    fields = delivery_status.message_fields(report)
+    lines: list[str] | None = None
+    filled = []
+    for one in recipients:
+        # Some MTAs put the server's words into the text alone.
+        if one.action is not Action.DELIVERED and (not one.address or not one.diagnostic):
+            lines = lines if lines is not None else free_text.lines_of(mail)
+            filled.append(_filled(mail, one, lines))
+        else:
+            filled.append(one)
+    return MailReport(
+        MailKind.DELIVERY_STATUS,
+        tuple(filled),
+        reporter=fields.get("reporting-mta", [""])[0].partition(";")[2].strip().lower(),
+        envelope_id=fields.get("original-envelope-id", [""])[0],
+        clues=_clues(mail),
+    )
+
+
+def _filled(mail: Part, one: RecipientReport, lines: list[str]) -> RecipientReport:
+    address = one.address
+    if not address:
+        told = free_text.recipients_in(mail)
+        address = told[0].address if told else ""
+    context = (free_text.context_of(lines, address) if address else "") or " ".join(" ".join(lines).split())
+    code, enhanced = codes_in(context)
+    better = enhanced and (not one.enhanced_code or one.enhanced_code.endswith(".0.0"))
+    return RecipientReport(
+        address,
+        one.action,
+        one.smtp_code or code,
+        enhanced if better else one.enhanced_code,
+        one.diagnostic or context[:1_000],
+    )
+
+
+def _complaint(mail: Part, complaint: Part) -> MailReport:
+    blocks = header_blocks(complaint.text.encode())
+    fields = {name: values for block in reversed(blocks) for name, values in block.items()}
+    addresses = [
+        address
+        for value in fields.get("original-rcpt-to", []) or fields.get("removal-recipient", [])
+        for address in free_text.ADDRESS.findall(value)
+    ]
+    if not addresses:
+        addresses = free_text.addressed(mail)
+    return MailReport(
+        MailKind.COMPLAINT,
+        tuple(RecipientReport(address, Action.DELIVERED) for address in dict.fromkeys(addresses)),
+        envelope_id=fields.get("original-envelope-id", [""])[0],
+        feedback_type=fields.get("feedback-type", [""])[0].lower(),
+        clues=_clues(mail),
+    )
+
+
+def _is_bounce(mail: Part) -> bool:
+    return bool(
+        "x-failed-recipients" in mail.headers
+        or DAEMON.search(decoded_header(mail.header("from")))
+        or mail.header("return-path").replace(" ", "") == "<>"
+        or BOUNCE_SUBJECT.search(decoded_header(mail.header("subject")))
+        or "report" in mail.content_type
+    )
+
+
+def _is_auto_reply(mail: Part) -> bool:
+    subject = decoded_header(mail.header("subject"))
+    if REPLIES_BY_ITSELF.search(subject):
+        return True
+    if BOUNCE_SUBJECT.search(subject) or "x-failed-recipients" in mail.headers:
+        return False
+    submitted = mail.header("auto-submitted").lower()
+    marked = any(name in mail.headers for name in ("x-autoreply", "x-autorespond", "x-autoresponse"))
+    return submitted.startswith("auto-replied") or marked or mail.header("precedence").lower() == "auto_reply"
+
+
+def _writer(mail: Part) -> tuple[RecipientReport, ...]:
+    addresses = free_text.ADDRESS.findall(decoded_header(mail.header("from")))
+    return tuple(RecipientReport(address, Action.DELIVERED) for address in addresses[:1])
+
+
+def _clues(mail: Part) -> tuple[str, ...]:
+    """Where the mail came to, and what the original said of itself."""
+    found = [mail.header(name) for name in ("delivered-to", "x-original-to", "to")]
+    for original in free_text.originals(mail):
+        found += [original.header(name) for name in ("x-campaign-message-id", "return-path", "message-id")]
+    found += [mail.header(name) for name in ("in-reply-to", "references")]
+    return tuple(clue for clue in found if clue)

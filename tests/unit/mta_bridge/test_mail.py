@@ -1,0 +1,323 @@
+"""Reading the mails that come back. The mails are made here, in the shapes that MTAs give them."""
+
+from textwrap import dedent
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mta_bridge.mail.mime import BYTES_READ_MAX, DEPTH_MAX, PARTS_MAX, parse
+from mta_bridge.mail.reader import read_mail
+from mta_bridge.mail.report import Action, MailKind, MailReport
+
+
+def mail(text: str) -> bytes:
+    return dedent(text).lstrip("\n").encode()
+
+
+def only(report: MailReport) -> tuple[str, Action, int, str]:
+    (one,) = report.recipients
+    return one.address, one.action, one.smtp_code, one.enhanced_code
+
+
+REPORT = mail("""
+    From: MAILER-DAEMON@mx.example.net
+    To: b+token@bounces.example.com
+    Subject: Undelivered Mail Returned to Sender
+    Content-Type: multipart/report; report-type=delivery-status; boundary="=_x"
+
+    --=_x
+    Content-Type: text/plain
+
+    Something went wrong.
+
+    --=_x
+    Content-Type: message/delivery-status
+
+    Reporting-MTA: dns; mx.example.net
+    Original-Envelope-Id: envelope-7
+
+    Final-Recipient: rfc822; anna@example.org
+    Original-Recipient: rfc822;Anna@Example.org
+    Action: failed
+    Status: 5.0.0
+    Diagnostic-Code: smtp; 550 5.1.1 <anna@example.org>: no such
+        user here
+
+    Final-Recipient: rfc822; bert@example.org
+    Action: delayed
+    Status: 4.2.2
+
+    Final-Recipient: rfc822; carl@example.org
+    Action: relayed
+    Status: 2.0.0
+
+    --=_x
+    Content-Type: message/rfc822
+
+    From: news@example.com
+    X-Campaign-Message-Id: 17-4
+    Message-ID: <17-4@example.com>
+    Subject: Hello
+
+    Hello
+    --=_x--
+""")
+
+
+def test_a_delivery_status_tells_about_each_recipient() -> None:
+    report = read_mail(REPORT)
+
+    assert (report.kind, report.reporter, report.envelope_id) == (
+        MailKind.DELIVERY_STATUS,
+        "mx.example.net",
+        "envelope-7",
+    )
+    assert [(one.address, one.action, one.smtp_code, one.enhanced_code) for one in report.recipients] == [
+        ("Anna@Example.org", Action.FAILED, 550, "5.1.1"),  # the server's word beats 5.0.0
+        ("bert@example.org", Action.DELAYED, 0, "4.2.2"),
+        ("carl@example.org", Action.DELIVERED, 0, "2.0.0"),
+    ]
+    assert report.recipients[0].diagnostic == "550 5.1.1 <anna@example.org>: no such user here"
+    assert report.clues[:3] == ("b+token@bounces.example.com", "17-4", "<17-4@example.com>")
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
+def test_line_ends_make_no_difference(line_end: bytes) -> None:
+    assert read_mail(REPORT.replace(b"\n", line_end)) == read_mail(REPORT)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ("Action: failed\nStatus: 4.4.1", Action.EXPIRED),
+        ("Action: failed\nStatus: 5.0.0\nDiagnostic-Code: smtp; 450 later: retry timeout exceeded", Action.EXPIRED),
+        ("Action: delayed\nStatus: 4.4.7", Action.EXPIRED),
+        ("Action: delayed\nStatus: 4.4.1", Action.DELAYED),
+        ("Action: delivered\nStatus: 2.0.0", Action.DELIVERED),
+        ("Status: 5.1.1", Action.FAILED),
+    ],
+)
+def test_what_happens_next_is_told_by_action_status_and_words(fields: str, expected: Action) -> None:
+    raw = REPORT.partition(b"Final-Recipient")[0] + f"Final-Recipient: rfc822; a@example.org\n{fields}\n".encode()
+    assert only(read_mail(raw))[1] is expected  # cut off in mid-mail as well
+
+
+def test_an_address_outside_ascii_is_read() -> None:
+    raw = REPORT.replace(b"message/delivery-status", b"message/global-delivery-status").replace(
+        b"rfc822;Anna@Example.org", b"utf-8; f\\x{FC}r@example.org"
+    )
+    assert read_mail(raw).recipients[0].address == "für@example.org"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            """
+            From: MAILER-DAEMON@qmail.example
+            To: news@example.com
+            Subject: failure notice
+
+            I was not able to deliver your message to the following addresses.
+
+            <anna@example.org>:
+            192.0.2.1 does not like recipient.
+            Remote host said: 550 5.1.1 No such user
+            Giving up on 192.0.2.1.
+
+            --- Below this line is a copy of the message.
+
+            To: somebody@else.example
+            """,
+            ("anna@example.org", Action.EXPIRED, 550, "5.1.1"),
+        ),
+        (
+            """
+            From: Mail Delivery System <Mailer-Daemon@exim.example>
+            To: news@example.com
+            X-Failed-Recipients: anna@example.org
+            Subject: Mail delivery failed: returning message to sender
+
+            A message that you sent could not be delivered.
+
+              anna@example.org
+                host mx.example.org [192.0.2.1]
+                SMTP error from remote mail server after RCPT TO:<anna@example.org>:
+                552 5.2.2 Mailbox is full
+
+            ------ This is a copy of the message, including all the headers. ------
+            """,
+            ("anna@example.org", Action.FAILED, 552, "5.2.2"),
+        ),
+        (
+            """
+            From: postmaster@exchange.example
+            To: news@example.com
+            Subject: Undeliverable: Hello
+
+            Your message did not reach some or all of the intended recipients.
+
+                  Subject: Hello
+
+            The following recipient(s) could not be reached:
+
+                  anna@example.org on 3/2/2026 9:00 AM
+                        The e-mail account does not exist at the organization this message was sent to.
+                        <mx.example.org #5.1.1>
+            """,
+            ("anna@example.org", Action.FAILED, 0, "5.1.1"),
+        ),
+        (
+            """
+            From: Mail Delivery Subsystem <MAILER-DAEMON@sendmail.example>
+            To: news@example.com
+            Subject: Warning: could not send message for past 4 hours
+
+                *** THIS IS A WARNING MESSAGE ONLY ***
+
+               ----- The following addresses had transient non-fatal errors -----
+            <anna@example.org>
+
+               ----- Transcript of session follows -----
+            <anna@example.org>... Deferred: Connection timed out with mx.example.org.
+            Warning: message still undelivered after 4 hours
+            """,
+            ("anna@example.org", Action.DELAYED, 0, ""),
+        ),
+        (
+            """
+            From: MAILER-DAEMON@html.example
+            To: news@example.com
+            Subject: Delivery Status Notification (Failure)
+            Content-Type: text/html; charset=utf-8
+
+            <html><style>p { color: red }</style><p>Your message wasn't delivered to <b>anna@example.org</b> because
+            the address couldn't be found.</p><p>The response was:<br>550 5.1.1 The email account does not exist.</p>
+            """,
+            ("anna@example.org", Action.FAILED, 550, "5.1.1"),
+        ),
+    ],
+    ids=["qmail", "exim", "exchange", "sendmail warning", "html alone"],
+)
+def test_a_bounce_without_a_report_is_read_from_its_text(text: str, expected: tuple[str, Action, int, str]) -> None:
+    report = read_mail(mail(text))
+    assert report.kind is MailKind.FREE_TEXT
+    address, _, code, enhanced = only(report)
+    assert (address, code, enhanced) == (expected[0], expected[2], expected[3])
+    if expected[1] is not Action.EXPIRED:
+        assert report.recipients[0].action is expected[1]
+
+
+def test_a_report_without_words_takes_them_from_the_text() -> None:
+    raw = mail("""
+        From: Mailer Daemon <MAILER-DAEMON@smtpd.example>
+        Subject: Delivery status notification: error
+        Content-Type: multipart/mixed; boundary=b
+
+        --b
+        Content-Type: text/plain
+
+        anna@example.org: 550 5.1.1 no such user
+
+        --b
+        Content-Type: message/delivery-status
+
+        Reporting-MTA: dns; smtpd.example
+
+        Final-Recipient: rfc822; anna@example.org
+        Action: failed
+        Status: 5.0.0
+
+        --b--
+    """)
+    assert only(read_mail(raw)) == ("anna@example.org", Action.FAILED, 550, "5.1.1")
+
+
+def test_a_complaint_names_its_recipient_and_its_type() -> None:
+    raw = mail("""
+        From: feedback@provider.example
+        Subject: complaint
+        Content-Type: multipart/report; report-type=feedback-report; boundary=b
+
+        --b
+        Content-Type: message/feedback-report
+
+        Feedback-Type: abuse
+        Version: 1
+        Original-Rcpt-To: <anna@example.org>
+
+        --b
+        Content-Type: message/rfc822
+
+        To: anna@example.org
+        X-Campaign-Message-Id: 17-4
+
+        Hello
+        --b--
+    """)
+    report = read_mail(raw)
+    assert (report.kind, report.feedback_type, report.recipients[0].address) == (
+        MailKind.COMPLAINT,
+        "abuse",
+        "anna@example.org",
+    )
+    assert "17-4" in report.clues
+
+
+@pytest.mark.parametrize(
+    "header", ["Auto-Submitted: auto-replied", "X-Autoreply: yes", "Subject: Out of office: Hello"]
+)
+def test_an_answer_by_a_machine_is_told_from_a_bounce(header: str) -> None:
+    raw = f"From: Anna <anna@example.org>\nTo: news@example.com\n{header}\n\nI am away until Monday.\n".encode()
+    report = read_mail(raw)
+    assert (report.kind, report.recipients[0].address) == (MailKind.AUTO_REPLY, "anna@example.org")
+
+
+def test_a_letter_is_no_bounce() -> None:
+    raw = mail("""
+        From: Anna <anna@example.org>
+        To: news@example.com
+        Subject: Thank you
+
+        I liked it. Ask bert@example.org too.
+    """)
+    assert read_mail(raw).kind is MailKind.OTHER
+    assert read_mail(raw).recipients == ()
+
+
+def test_a_mail_that_nests_without_end_is_read_to_a_bound() -> None:
+    nested = b"Content-Type: message/rfc822\n\n" * 1_000 + b"Subject: x\n\nend"
+    assert len(list(parse(nested).walk())) <= DEPTH_MAX + 1
+    many = b"Content-Type: multipart/mixed; boundary=b\n\n" + b"--b\n\nx\n" * 10_000 + b"--b--"
+    assert len(list(parse(many).walk())) <= PARTS_MAX + 1
+
+
+def test_of_a_huge_mail_only_the_beginning_is_read() -> None:
+    huge = REPORT + b"x" * (2 * BYTES_READ_MAX)
+    assert read_mail(huge).recipients == read_mail(REPORT).recipients
+
+
+@given(st.binary(max_size=2_000))
+def test_no_bytes_make_it_raise(raw: bytes) -> None:
+    assert isinstance(read_mail(raw), MailReport)
+
+
+@given(st.lists(st.tuples(st.integers(0, len(REPORT) - 1), st.binary(max_size=30)), max_size=8), st.integers(0, 2_000))
+@settings(max_examples=200)
+def test_no_damage_to_a_report_makes_it_raise(damage: list[tuple[int, bytes]], cut: int) -> None:
+    raw = bytearray(REPORT)
+    for at, piece in damage:
+        raw[at : at + len(piece)] = piece
+    assert isinstance(read_mail(bytes(raw[: len(raw) - cut])), MailReport)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<" * 200_000, "a@" * 100_000, "a." * 100_000 + "@", "5.1." * 100_000, "(" * 200_000, "<style>" * 20_000],
+)
+def test_no_text_makes_it_work_for_long(text: str) -> None:
+    """Guarded by the test's own time limit: anything quadratic would take minutes."""
+    for kind in ("plain", "html"):
+        head = f"From: MAILER-DAEMON@example.com\nSubject: failure notice\nContent-Type: text/{kind}\n\n"
+        assert isinstance(read_mail((head + text).encode()), MailReport)
