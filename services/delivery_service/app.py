@@ -11,27 +11,33 @@ from prometheus_client import CollectorRegistry
 from campaign.delivery.v1 import delivery_service_pb2, observation_service_pb2, role_pb2
 from campaign.delivery.v1.observation_service_pb2_grpc import add_ObservationServiceServicer_to_server
 from campaign.mta.v1.relay_service_pb2_grpc import RelayServiceStub
+from delivery_service.api.commands import CommandCalls
 from delivery_service.api.deliveries import DeliveryCalls
 from delivery_service.api.errors import DOMAIN, ERROR_TABLE
 from delivery_service.api.kpi_hub import KpiHub
 from delivery_service.api.kpis import KpiCalls
 from delivery_service.api.observations import ObservationCalls
+from delivery_service.api.occurrences import OccurrenceCalls
 from delivery_service.api.recipients import RecipientCalls
 from delivery_service.api.send_logs import SendLogCalls
 from delivery_service.api.servicer import Servicer, add_to_server
 from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings
 from delivery_service.store.apply_writer import ApplySettings, ApplyWriter
+from delivery_service.store.commands import Commands
 from delivery_service.store.database import DatabaseSettings, open_pool
 from delivery_service.store.deliveries import Deliveries
 from delivery_service.store.feedback import FeedbackStore
 from delivery_service.store.kpis import KpiStore
 from delivery_service.store.recipients import Recipients
+from delivery_service.store.recurrences import Recurrences
 from delivery_service.store.relay_parts import RelayParts
 from delivery_service.store.send_logs import SendLogs
 from delivery_service.workers.engagement import EngagementWorker
+from delivery_service.workers.housekeeping import AudienceCopyWorker, DeletionWorker
 from delivery_service.workers.poll import PollLoop
 from delivery_service.workers.preparation import PreparationWorker
+from delivery_service.workers.recurrence import RecurrenceWorker
 from delivery_service.workers.relay import RelayWorker
 from delivery_service.workers.relay_stream import RelayCall
 from delivery_service.workers.start import StartWorker
@@ -145,12 +151,18 @@ class App:
         engagement = EngagementWorker(
             kpis, timedelta(seconds=settings.engagement_refresh_seconds), clock, self._changed
         )
+        commands = Commands(pool)
+        recurrences = Recurrences(pool, settings.long_statement_timeout_seconds)
+        recurrence = RecurrenceWorker(deliveries, recurrences, commands, settings, clock, metrics, self._changed)
         poll = settings.worker_poll_seconds
         for name, work in (
             ("preparation", preparation.work),
             ("start", start.work),
             ("relay", relay.work),
             ("engagement", engagement.work),
+            ("recurrence", recurrence.work),
+            ("audience-copy", AudienceCopyWorker(commands, settings, self._changed).work),
+            ("deletion", DeletionWorker(commands, settings).work),
         ):
             loop = PollLoop(name, work, poll, clock)
             self._loops.append(loop)
@@ -161,6 +173,8 @@ class App:
             RecipientCalls(Recipients(pool, settings.recipients_per_delivery_max), settings, clock),
             KpiCalls(kpis, deliveries, hub, settings, clock, metrics),
             SendLogCalls(deliveries, SendLogs(pool, settings.rows_scanned_per_page_max), feedback, settings),
+            CommandCalls(deliveries, commands, settings, clock, self._changed),
+            OccurrenceCalls(deliveries, recurrences, settings, clock),
         )
         await self._open_doors(servicer, ObservationCalls(writer, feedback, settings, clock, metrics), registry)
 

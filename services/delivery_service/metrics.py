@@ -30,6 +30,9 @@ class Metrics:
         )
         self.watchers = Gauge("delivery_kpi_watchers", "Open WatchKpis streams.", registry=registry)
         self.prepared = Counter("delivery_preparations", "Preparations ended.", ("result",), registry=registry)
+        self.occurrences = Counter(
+            "delivery_occurrences", "Occurrences of recurring deliveries dealt with.", ("state",), registry=registry
+        )
 
     def batch_applied(
         self, *, observations: int, facts: int, rejections: int, dead_letters: int, seconds: float

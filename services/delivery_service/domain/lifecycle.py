@@ -1,6 +1,6 @@
 """The life of a delivery, as a table: which command is allowed in which state, and where it leads.
 
-The rows with Pause, Stop, Unconfirm and the schedule join when those commands exist.
+The rows with Pause and Stop join when those commands exist.
 """
 
 from enum import Enum, IntEnum, auto
@@ -42,6 +42,10 @@ class Command(Enum):
     CONFIRM = auto()
     START = auto()
     FINISH = auto()
+    UNCONFIRM = auto()
+    CANCEL_PREPARATION = auto()
+    DECLINE = auto()
+    DELETE = auto()
 
 
 TRANSITIONS: Final[dict[Command, dict[DeliveryState, DeliveryState]]] = {
@@ -60,6 +64,16 @@ TRANSITIONS: Final[dict[Command, dict[DeliveryState, DeliveryState]]] = {
     Command.CONFIRM: {DeliveryState.READY: DeliveryState.START_PENDING},
     Command.START: {DeliveryState.START_PENDING: DeliveryState.IN_PROGRESS},
     Command.FINISH: {DeliveryState.IN_PROGRESS: DeliveryState.FINISHED},
+    Command.UNCONFIRM: {DeliveryState.START_PENDING: DeliveryState.READY},
+    Command.CANCEL_PREPARATION: {DeliveryState.PREPARING: DeliveryState.EDITING},
+    # Of a child of a recurring delivery alone.
+    Command.DECLINE: {DeliveryState.READY: DeliveryState.STOPPED},
+    # There is no state after it: the delivery is gone.
+    Command.DELETE: {
+        DeliveryState.EDITING: DeliveryState.EDITING,
+        DeliveryState.READY: DeliveryState.READY,
+        DeliveryState.PREPARATION_FAILED: DeliveryState.PREPARATION_FAILED,
+    },
 }
 """command → state before → state after. A state that is missing refuses the command."""
 

@@ -22,8 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from campaign.delivery.v1 import commands_pb2 as campaign_dot_delivery_dot_v1_dot_commands__pb2
 from campaign.delivery.v1 import delivery_pb2 as campaign_dot_delivery_dot_v1_dot_delivery__pb2
 from campaign.delivery.v1 import kpis_pb2 as campaign_dot_delivery_dot_v1_dot_kpis__pb2
+from campaign.delivery.v1 import occurrence_pb2 as campaign_dot_delivery_dot_v1_dot_occurrence__pb2
 from campaign.delivery.v1 import role_pb2 as campaign_dot_delivery_dot_v1_dot_role__pb2
 from campaign.delivery.v1 import send_log_pb2 as campaign_dot_delivery_dot_v1_dot_send__log__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
@@ -31,7 +33,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+campaign/delivery/v1/delivery_service.proto\x12\x14\x63\x61mpaign.delivery.v1\x1a#campaign/delivery/v1/delivery.proto\x1a\x1f\x63\x61mpaign/delivery/v1/kpis.proto\x1a\x1f\x63\x61mpaign/delivery/v1/role.proto\x1a#campaign/delivery/v1/send_log.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"I\n\x15\x43reateDeliveryRequest\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"J\n\x16\x43reateDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\")\n\x12GetDeliveryRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"G\n\x13GetDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"s\n\x15ListDeliveriesRequest\x12\x33\n\x06states\x18\x01 \x03(\x0e\x32#.campaign.delivery.v1.DeliveryState\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"e\n\x16ListDeliveriesResponse\x12\x32\n\ndeliveries\x18\x01 \x03(\x0b\x32\x1e.campaign.delivery.v1.Delivery\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"z\n\x15UpdateDeliveryRequest\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"J\n\x16UpdateDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"\x93\x01\n\x14\x41\x64\x64RecipientsRequest\x12\x39\n\x04open\x18\x01 \x01(\x0b\x32).campaign.delivery.v1.RecipientUploadOpenH\x00\x12\x35\n\x05\x63hunk\x18\x02 \x01(\x0b\x32$.campaign.delivery.v1.RecipientChunkH\x00\x42\t\n\x07request\"=\n\x13RecipientUploadOpen\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x11\n\tupload_id\x18\x02 \x01(\t\"X\n\x0eRecipientChunk\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x36\n\nrecipients\x18\x02 \x03(\x0b\x32\".campaign.delivery.v1.NewRecipient\"\xae\x01\n\x0cNewRecipient\x12\x12\n\nprofile_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x46\n\nattributes\x18\x03 \x03(\x0b\x32\x32.campaign.delivery.v1.NewRecipient.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Y\n\x15\x41\x64\x64RecipientsResponse\x12\x12\n\nlast_chunk\x18\x01 \x01(\x03\x12\x13\n\x0b\x61\x64\x64\x65\x64_count\x18\x02 \x01(\x03\x12\x17\n\x0frecipient_count\x18\x03 \x01(\x03\"C\n\x19GetRecipientUploadRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x11\n\tupload_id\x18\x02 \x01(\t\"E\n\x1aGetRecipientUploadResponse\x12\x12\n\nlast_chunk\x18\x01 \x01(\x03\x12\x13\n\x0b\x61\x64\x64\x65\x64_count\x18\x02 \x01(\x03\"-\n\x16PrepareDeliveryRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"K\n\x17PrepareDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"i\n\x12\x43onfirmSendRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x13\n\x0bplan_digest\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\xc6\x01\n\x13\x43onfirmSendResponse\x12\x12\n\nto_deliver\x18\x01 \x01(\x03\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x08warnings\x18\x03 \x03(\x0b\x32\x1f.campaign.delivery.v1.PlanIssue\x12\x38\n\x0c\x63onfirmation\x18\x04 \x01(\x0b\x32\".campaign.delivery.v1.Confirmation\"%\n\x0eGetKpisRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\";\n\x0fGetKpisResponse\x12(\n\x04kpis\x18\x01 \x01(\x0b\x32\x1a.campaign.delivery.v1.Kpis\"Y\n\x10WatchKpisRequest\x12\x14\n\x0c\x64\x65livery_ids\x18\x01 \x03(\t\x12/\n\x0cmin_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x81\x01\n\x11WatchKpisResponse\x12*\n\x04kpis\x18\x01 \x01(\x0b\x32\x1a.campaign.delivery.v1.KpisH\x00\x12\x34\n\theartbeat\x18\x02 \x01(\x0b\x32\x1f.campaign.delivery.v1.HeartbeatH\x00\x42\n\n\x08response\"5\n\tHeartbeat\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"/\n\x18\x43omputeStatisticsRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"g\n\x19\x43omputeStatisticsResponse\x12(\n\x04kpis\x18\x01 \x01(\x0b\x32\x1a.campaign.delivery.v1.Kpis\x12\r\n\x05\x64rift\x18\x02 \x01(\x03\x12\x11\n\trecounted\x18\x03 \x01(\x03\"\xbd\x02\n\x13ListSendLogsRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x39\n\rfeedback_mode\x18\x02 \x01(\x0e\x32\".campaign.delivery.v1.FeedbackMode\x12\x35\n\x08statuses\x18\x03 \x03(\x0e\x32#.campaign.delivery.v1.SendLogStatus\x12\x38\n\rfailure_types\x18\x04 \x03(\x0e\x32!.campaign.delivery.v1.FailureType\x12-\n\x07reasons\x18\x05 \x03(\x0e\x32\x1c.campaign.delivery.v1.Reason\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\"a\n\x14ListSendLogsResponse\x12\x30\n\tsend_logs\x18\x01 \x03(\x0b\x32\x1d.campaign.delivery.v1.SendLog\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"v\n\x11GetSendLogRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x11\n\trecipient\x18\x02 \x01(\x03\x12\x39\n\rfeedback_mode\x18\x03 \x01(\x0e\x32\".campaign.delivery.v1.FeedbackMode\"\x98\x01\n\x12GetSendLogResponse\x12/\n\x08send_log\x18\x01 \x01(\x0b\x32\x1d.campaign.delivery.v1.SendLog\x12\x35\n\x08timeline\x18\x02 \x03(\x0b\x32#.campaign.delivery.v1.TimelineEntry\x12\x1a\n\x12timeline_truncated\x18\x03 \x01(\x08\"?\n\x16ListDeadLettersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"j\n\x17ListDeadLettersResponse\x12\x36\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32 .campaign.delivery.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbb\x02\n\nDeadLetter\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x11\n\tsource_id\x18\x02 \x01(\t\x12.\n\x07outcome\x18\x03 \x01(\x0e\x32\x1d.campaign.delivery.v1.Outcome\x12>\n\rtracking_kind\x18\x04 \x01(\x0e\x32\'.campaign.delivery.v1.TimelineEntryKind\x12.\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsmtp_code\x18\x07 \x01(\x05\x12\x12\n\ndiagnostic\x18\x08 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t2\xd1\x0c\n\x0f\x44\x65liveryService\x12q\n\x0e\x43reateDelivery\x12+.campaign.delivery.v1.CreateDeliveryRequest\x1a,.campaign.delivery.v1.CreateDeliveryResponse\"\x04\xa8\xbb\x18\x02\x12k\n\x0bGetDelivery\x12(.campaign.delivery.v1.GetDeliveryRequest\x1a).campaign.delivery.v1.GetDeliveryResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12t\n\x0eListDeliveries\x12+.campaign.delivery.v1.ListDeliveriesRequest\x1a,.campaign.delivery.v1.ListDeliveriesResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12q\n\x0eUpdateDelivery\x12+.campaign.delivery.v1.UpdateDeliveryRequest\x1a,.campaign.delivery.v1.UpdateDeliveryResponse\"\x04\xa8\xbb\x18\x02\x12p\n\rAddRecipients\x12*.campaign.delivery.v1.AddRecipientsRequest\x1a+.campaign.delivery.v1.AddRecipientsResponse\"\x04\xa8\xbb\x18\x02(\x01\x12\x80\x01\n\x12GetRecipientUpload\x12/.campaign.delivery.v1.GetRecipientUploadRequest\x1a\x30.campaign.delivery.v1.GetRecipientUploadResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x02\x12w\n\x0fPrepareDelivery\x12,.campaign.delivery.v1.PrepareDeliveryRequest\x1a-.campaign.delivery.v1.PrepareDeliveryResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x02\x12k\n\x0b\x43onfirmSend\x12(.campaign.delivery.v1.ConfirmSendRequest\x1a).campaign.delivery.v1.ConfirmSendResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x03\x12_\n\x07GetKpis\x12$.campaign.delivery.v1.GetKpisRequest\x1a%.campaign.delivery.v1.GetKpisResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12g\n\tWatchKpis\x12&.campaign.delivery.v1.WatchKpisRequest\x1a\'.campaign.delivery.v1.WatchKpisResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x30\x01\x12}\n\x11\x43omputeStatistics\x12..campaign.delivery.v1.ComputeStatisticsRequest\x1a/.campaign.delivery.v1.ComputeStatisticsResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x01\x12n\n\x0cListSendLogs\x12).campaign.delivery.v1.ListSendLogsRequest\x1a*.campaign.delivery.v1.ListSendLogsResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12h\n\nGetSendLog\x12\'.campaign.delivery.v1.GetSendLogRequest\x1a(.campaign.delivery.v1.GetSendLogResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12w\n\x0fListDeadLetters\x12,.campaign.delivery.v1.ListDeadLettersRequest\x1a-.campaign.delivery.v1.ListDeadLettersResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+campaign/delivery/v1/delivery_service.proto\x12\x14\x63\x61mpaign.delivery.v1\x1a#campaign/delivery/v1/commands.proto\x1a#campaign/delivery/v1/delivery.proto\x1a\x1f\x63\x61mpaign/delivery/v1/kpis.proto\x1a%campaign/delivery/v1/occurrence.proto\x1a\x1f\x63\x61mpaign/delivery/v1/role.proto\x1a#campaign/delivery/v1/send_log.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"I\n\x15\x43reateDeliveryRequest\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"J\n\x16\x43reateDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\")\n\x12GetDeliveryRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"G\n\x13GetDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"\x8f\x01\n\x15ListDeliveriesRequest\x12\x33\n\x06states\x18\x01 \x03(\x0e\x32#.campaign.delivery.v1.DeliveryState\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x1a\n\x12parent_delivery_id\x18\n \x01(\t\"e\n\x16ListDeliveriesResponse\x12\x32\n\ndeliveries\x18\x01 \x03(\x0b\x32\x1e.campaign.delivery.v1.Delivery\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"z\n\x15UpdateDeliveryRequest\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"J\n\x16UpdateDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"\x93\x01\n\x14\x41\x64\x64RecipientsRequest\x12\x39\n\x04open\x18\x01 \x01(\x0b\x32).campaign.delivery.v1.RecipientUploadOpenH\x00\x12\x35\n\x05\x63hunk\x18\x02 \x01(\x0b\x32$.campaign.delivery.v1.RecipientChunkH\x00\x42\t\n\x07request\"=\n\x13RecipientUploadOpen\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x11\n\tupload_id\x18\x02 \x01(\t\"X\n\x0eRecipientChunk\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x36\n\nrecipients\x18\x02 \x03(\x0b\x32\".campaign.delivery.v1.NewRecipient\"\xae\x01\n\x0cNewRecipient\x12\x12\n\nprofile_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x46\n\nattributes\x18\x03 \x03(\x0b\x32\x32.campaign.delivery.v1.NewRecipient.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Y\n\x15\x41\x64\x64RecipientsResponse\x12\x12\n\nlast_chunk\x18\x01 \x01(\x03\x12\x13\n\x0b\x61\x64\x64\x65\x64_count\x18\x02 \x01(\x03\x12\x17\n\x0frecipient_count\x18\x03 \x01(\x03\"C\n\x19GetRecipientUploadRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x11\n\tupload_id\x18\x02 \x01(\t\"E\n\x1aGetRecipientUploadResponse\x12\x12\n\nlast_chunk\x18\x01 \x01(\x03\x12\x13\n\x0b\x61\x64\x64\x65\x64_count\x18\x02 \x01(\x03\"-\n\x16PrepareDeliveryRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"K\n\x17PrepareDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"i\n\x12\x43onfirmSendRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x13\n\x0bplan_digest\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\xc6\x01\n\x13\x43onfirmSendResponse\x12\x12\n\nto_deliver\x18\x01 \x01(\x03\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x08warnings\x18\x03 \x03(\x0b\x32\x1f.campaign.delivery.v1.PlanIssue\x12\x38\n\x0c\x63onfirmation\x18\x04 \x01(\x0b\x32\".campaign.delivery.v1.Confirmation\"%\n\x0eGetKpisRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\";\n\x0fGetKpisResponse\x12(\n\x04kpis\x18\x01 \x01(\x0b\x32\x1a.campaign.delivery.v1.Kpis\"Y\n\x10WatchKpisRequest\x12\x14\n\x0c\x64\x65livery_ids\x18\x01 \x03(\t\x12/\n\x0cmin_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x81\x01\n\x11WatchKpisResponse\x12*\n\x04kpis\x18\x01 \x01(\x0b\x32\x1a.campaign.delivery.v1.KpisH\x00\x12\x34\n\theartbeat\x18\x02 \x01(\x0b\x32\x1f.campaign.delivery.v1.HeartbeatH\x00\x42\n\n\x08response\"5\n\tHeartbeat\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"/\n\x18\x43omputeStatisticsRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"g\n\x19\x43omputeStatisticsResponse\x12(\n\x04kpis\x18\x01 \x01(\x0b\x32\x1a.campaign.delivery.v1.Kpis\x12\r\n\x05\x64rift\x18\x02 \x01(\x03\x12\x11\n\trecounted\x18\x03 \x01(\x03\"\xbd\x02\n\x13ListSendLogsRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x39\n\rfeedback_mode\x18\x02 \x01(\x0e\x32\".campaign.delivery.v1.FeedbackMode\x12\x35\n\x08statuses\x18\x03 \x03(\x0e\x32#.campaign.delivery.v1.SendLogStatus\x12\x38\n\rfailure_types\x18\x04 \x03(\x0e\x32!.campaign.delivery.v1.FailureType\x12-\n\x07reasons\x18\x05 \x03(\x0e\x32\x1c.campaign.delivery.v1.Reason\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\"a\n\x14ListSendLogsResponse\x12\x30\n\tsend_logs\x18\x01 \x03(\x0b\x32\x1d.campaign.delivery.v1.SendLog\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"v\n\x11GetSendLogRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x11\n\trecipient\x18\x02 \x01(\x03\x12\x39\n\rfeedback_mode\x18\x03 \x01(\x0e\x32\".campaign.delivery.v1.FeedbackMode\"\x98\x01\n\x12GetSendLogResponse\x12/\n\x08send_log\x18\x01 \x01(\x0b\x32\x1d.campaign.delivery.v1.SendLog\x12\x35\n\x08timeline\x18\x02 \x03(\x0b\x32#.campaign.delivery.v1.TimelineEntry\x12\x1a\n\x12timeline_truncated\x18\x03 \x01(\x08\"?\n\x16ListDeadLettersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"j\n\x17ListDeadLettersResponse\x12\x36\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32 .campaign.delivery.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbb\x02\n\nDeadLetter\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x11\n\tsource_id\x18\x02 \x01(\t\x12.\n\x07outcome\x18\x03 \x01(\x0e\x32\x1d.campaign.delivery.v1.Outcome\x12>\n\rtracking_kind\x18\x04 \x01(\x0e\x32\'.campaign.delivery.v1.TimelineEntryKind\x12.\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsmtp_code\x18\x07 \x01(\x05\x12\x12\n\ndiagnostic\x18\x08 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t2\x80\x14\n\x0f\x44\x65liveryService\x12q\n\x0e\x43reateDelivery\x12+.campaign.delivery.v1.CreateDeliveryRequest\x1a,.campaign.delivery.v1.CreateDeliveryResponse\"\x04\xa8\xbb\x18\x02\x12k\n\x0bGetDelivery\x12(.campaign.delivery.v1.GetDeliveryRequest\x1a).campaign.delivery.v1.GetDeliveryResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12t\n\x0eListDeliveries\x12+.campaign.delivery.v1.ListDeliveriesRequest\x1a,.campaign.delivery.v1.ListDeliveriesResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12q\n\x0eUpdateDelivery\x12+.campaign.delivery.v1.UpdateDeliveryRequest\x1a,.campaign.delivery.v1.UpdateDeliveryResponse\"\x04\xa8\xbb\x18\x02\x12p\n\rAddRecipients\x12*.campaign.delivery.v1.AddRecipientsRequest\x1a+.campaign.delivery.v1.AddRecipientsResponse\"\x04\xa8\xbb\x18\x02(\x01\x12\x80\x01\n\x12GetRecipientUpload\x12/.campaign.delivery.v1.GetRecipientUploadRequest\x1a\x30.campaign.delivery.v1.GetRecipientUploadResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x02\x12w\n\x0fPrepareDelivery\x12,.campaign.delivery.v1.PrepareDeliveryRequest\x1a-.campaign.delivery.v1.PrepareDeliveryResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x02\x12k\n\x0b\x43onfirmSend\x12(.campaign.delivery.v1.ConfirmSendRequest\x1a).campaign.delivery.v1.ConfirmSendResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x03\x12_\n\x07GetKpis\x12$.campaign.delivery.v1.GetKpisRequest\x1a%.campaign.delivery.v1.GetKpisResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12g\n\tWatchKpis\x12&.campaign.delivery.v1.WatchKpisRequest\x1a\'.campaign.delivery.v1.WatchKpisResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x30\x01\x12}\n\x11\x43omputeStatistics\x12..campaign.delivery.v1.ComputeStatisticsRequest\x1a/.campaign.delivery.v1.ComputeStatisticsResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x01\x12n\n\x0cListSendLogs\x12).campaign.delivery.v1.ListSendLogsRequest\x1a*.campaign.delivery.v1.ListSendLogsResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12h\n\nGetSendLog\x12\'.campaign.delivery.v1.GetSendLogRequest\x1a(.campaign.delivery.v1.GetSendLogResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12w\n\x0fListDeadLetters\x12,.campaign.delivery.v1.ListDeadLettersRequest\x1a-.campaign.delivery.v1.ListDeadLettersResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x06\x12\x62\n\tUnconfirm\x12&.campaign.delivery.v1.UnconfirmRequest\x1a\'.campaign.delivery.v1.UnconfirmResponse\"\x04\xa8\xbb\x18\x03\x12z\n\x11\x43\x61ncelPreparation\x12..campaign.delivery.v1.CancelPreparationRequest\x1a/.campaign.delivery.v1.CancelPreparationResponse\"\x04\xa8\xbb\x18\x02\x12\\\n\x07\x44\x65\x63line\x12$.campaign.delivery.v1.DeclineRequest\x1a%.campaign.delivery.v1.DeclineResponse\"\x04\xa8\xbb\x18\x03\x12q\n\x0e\x44\x65leteDelivery\x12+.campaign.delivery.v1.DeleteDeliveryRequest\x1a,.campaign.delivery.v1.DeleteDeliveryResponse\"\x04\xa8\xbb\x18\x02\x12z\n\x11\x44uplicateDelivery\x12..campaign.delivery.v1.DuplicateDeliveryRequest\x1a/.campaign.delivery.v1.DuplicateDeliveryResponse\"\x04\xa8\xbb\x18\x02\x12\x80\x01\n\x12PreviewOccurrences\x12/.campaign.delivery.v1.PreviewOccurrencesRequest\x1a\x30.campaign.delivery.v1.PreviewOccurrencesResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12w\n\x0fListOccurrences\x12,.campaign.delivery.v1.ListOccurrencesRequest\x1a-.campaign.delivery.v1.ListOccurrencesResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12\x83\x01\n\x13GetRecurrenceTotals\x12\x30.campaign.delivery.v1.GetRecurrenceTotalsRequest\x1a\x31.campaign.delivery.v1.GetRecurrenceTotalsResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -68,74 +70,90 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELIVERYSERVICE'].methods_by_name['GetSendLog']._serialized_options = b'\220\002\001\250\273\030\001'
   _globals['_DELIVERYSERVICE'].methods_by_name['ListDeadLetters']._loaded_options = None
   _globals['_DELIVERYSERVICE'].methods_by_name['ListDeadLetters']._serialized_options = b'\220\002\001\250\273\030\006'
-  _globals['_CREATEDELIVERYREQUEST']._serialized_start=308
-  _globals['_CREATEDELIVERYREQUEST']._serialized_end=381
-  _globals['_CREATEDELIVERYRESPONSE']._serialized_start=383
-  _globals['_CREATEDELIVERYRESPONSE']._serialized_end=457
-  _globals['_GETDELIVERYREQUEST']._serialized_start=459
-  _globals['_GETDELIVERYREQUEST']._serialized_end=500
-  _globals['_GETDELIVERYRESPONSE']._serialized_start=502
-  _globals['_GETDELIVERYRESPONSE']._serialized_end=573
-  _globals['_LISTDELIVERIESREQUEST']._serialized_start=575
-  _globals['_LISTDELIVERIESREQUEST']._serialized_end=690
-  _globals['_LISTDELIVERIESRESPONSE']._serialized_start=692
-  _globals['_LISTDELIVERIESRESPONSE']._serialized_end=793
-  _globals['_UPDATEDELIVERYREQUEST']._serialized_start=795
-  _globals['_UPDATEDELIVERYREQUEST']._serialized_end=917
-  _globals['_UPDATEDELIVERYRESPONSE']._serialized_start=919
-  _globals['_UPDATEDELIVERYRESPONSE']._serialized_end=993
-  _globals['_ADDRECIPIENTSREQUEST']._serialized_start=996
-  _globals['_ADDRECIPIENTSREQUEST']._serialized_end=1143
-  _globals['_RECIPIENTUPLOADOPEN']._serialized_start=1145
-  _globals['_RECIPIENTUPLOADOPEN']._serialized_end=1206
-  _globals['_RECIPIENTCHUNK']._serialized_start=1208
-  _globals['_RECIPIENTCHUNK']._serialized_end=1296
-  _globals['_NEWRECIPIENT']._serialized_start=1299
-  _globals['_NEWRECIPIENT']._serialized_end=1473
-  _globals['_NEWRECIPIENT_ATTRIBUTESENTRY']._serialized_start=1424
-  _globals['_NEWRECIPIENT_ATTRIBUTESENTRY']._serialized_end=1473
-  _globals['_ADDRECIPIENTSRESPONSE']._serialized_start=1475
-  _globals['_ADDRECIPIENTSRESPONSE']._serialized_end=1564
-  _globals['_GETRECIPIENTUPLOADREQUEST']._serialized_start=1566
-  _globals['_GETRECIPIENTUPLOADREQUEST']._serialized_end=1633
-  _globals['_GETRECIPIENTUPLOADRESPONSE']._serialized_start=1635
-  _globals['_GETRECIPIENTUPLOADRESPONSE']._serialized_end=1704
-  _globals['_PREPAREDELIVERYREQUEST']._serialized_start=1706
-  _globals['_PREPAREDELIVERYREQUEST']._serialized_end=1751
-  _globals['_PREPAREDELIVERYRESPONSE']._serialized_start=1753
-  _globals['_PREPAREDELIVERYRESPONSE']._serialized_end=1828
-  _globals['_CONFIRMSENDREQUEST']._serialized_start=1830
-  _globals['_CONFIRMSENDREQUEST']._serialized_end=1935
-  _globals['_CONFIRMSENDRESPONSE']._serialized_start=1938
-  _globals['_CONFIRMSENDRESPONSE']._serialized_end=2136
-  _globals['_GETKPISREQUEST']._serialized_start=2138
-  _globals['_GETKPISREQUEST']._serialized_end=2175
-  _globals['_GETKPISRESPONSE']._serialized_start=2177
-  _globals['_GETKPISRESPONSE']._serialized_end=2236
-  _globals['_WATCHKPISREQUEST']._serialized_start=2238
-  _globals['_WATCHKPISREQUEST']._serialized_end=2327
-  _globals['_WATCHKPISRESPONSE']._serialized_start=2330
-  _globals['_WATCHKPISRESPONSE']._serialized_end=2459
-  _globals['_HEARTBEAT']._serialized_start=2461
-  _globals['_HEARTBEAT']._serialized_end=2514
-  _globals['_COMPUTESTATISTICSREQUEST']._serialized_start=2516
-  _globals['_COMPUTESTATISTICSREQUEST']._serialized_end=2563
-  _globals['_COMPUTESTATISTICSRESPONSE']._serialized_start=2565
-  _globals['_COMPUTESTATISTICSRESPONSE']._serialized_end=2668
-  _globals['_LISTSENDLOGSREQUEST']._serialized_start=2671
-  _globals['_LISTSENDLOGSREQUEST']._serialized_end=2988
-  _globals['_LISTSENDLOGSRESPONSE']._serialized_start=2990
-  _globals['_LISTSENDLOGSRESPONSE']._serialized_end=3087
-  _globals['_GETSENDLOGREQUEST']._serialized_start=3089
-  _globals['_GETSENDLOGREQUEST']._serialized_end=3207
-  _globals['_GETSENDLOGRESPONSE']._serialized_start=3210
-  _globals['_GETSENDLOGRESPONSE']._serialized_end=3362
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=3364
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=3427
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=3429
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=3535
-  _globals['_DEADLETTER']._serialized_start=3538
-  _globals['_DEADLETTER']._serialized_end=3853
-  _globals['_DELIVERYSERVICE']._serialized_start=3856
-  _globals['_DELIVERYSERVICE']._serialized_end=5473
+  _globals['_DELIVERYSERVICE'].methods_by_name['Unconfirm']._loaded_options = None
+  _globals['_DELIVERYSERVICE'].methods_by_name['Unconfirm']._serialized_options = b'\250\273\030\003'
+  _globals['_DELIVERYSERVICE'].methods_by_name['CancelPreparation']._loaded_options = None
+  _globals['_DELIVERYSERVICE'].methods_by_name['CancelPreparation']._serialized_options = b'\250\273\030\002'
+  _globals['_DELIVERYSERVICE'].methods_by_name['Decline']._loaded_options = None
+  _globals['_DELIVERYSERVICE'].methods_by_name['Decline']._serialized_options = b'\250\273\030\003'
+  _globals['_DELIVERYSERVICE'].methods_by_name['DeleteDelivery']._loaded_options = None
+  _globals['_DELIVERYSERVICE'].methods_by_name['DeleteDelivery']._serialized_options = b'\250\273\030\002'
+  _globals['_DELIVERYSERVICE'].methods_by_name['DuplicateDelivery']._loaded_options = None
+  _globals['_DELIVERYSERVICE'].methods_by_name['DuplicateDelivery']._serialized_options = b'\250\273\030\002'
+  _globals['_DELIVERYSERVICE'].methods_by_name['PreviewOccurrences']._loaded_options = None
+  _globals['_DELIVERYSERVICE'].methods_by_name['PreviewOccurrences']._serialized_options = b'\220\002\001\250\273\030\001'
+  _globals['_DELIVERYSERVICE'].methods_by_name['ListOccurrences']._loaded_options = None
+  _globals['_DELIVERYSERVICE'].methods_by_name['ListOccurrences']._serialized_options = b'\220\002\001\250\273\030\001'
+  _globals['_DELIVERYSERVICE'].methods_by_name['GetRecurrenceTotals']._loaded_options = None
+  _globals['_DELIVERYSERVICE'].methods_by_name['GetRecurrenceTotals']._serialized_options = b'\220\002\001\250\273\030\001'
+  _globals['_CREATEDELIVERYREQUEST']._serialized_start=384
+  _globals['_CREATEDELIVERYREQUEST']._serialized_end=457
+  _globals['_CREATEDELIVERYRESPONSE']._serialized_start=459
+  _globals['_CREATEDELIVERYRESPONSE']._serialized_end=533
+  _globals['_GETDELIVERYREQUEST']._serialized_start=535
+  _globals['_GETDELIVERYREQUEST']._serialized_end=576
+  _globals['_GETDELIVERYRESPONSE']._serialized_start=578
+  _globals['_GETDELIVERYRESPONSE']._serialized_end=649
+  _globals['_LISTDELIVERIESREQUEST']._serialized_start=652
+  _globals['_LISTDELIVERIESREQUEST']._serialized_end=795
+  _globals['_LISTDELIVERIESRESPONSE']._serialized_start=797
+  _globals['_LISTDELIVERIESRESPONSE']._serialized_end=898
+  _globals['_UPDATEDELIVERYREQUEST']._serialized_start=900
+  _globals['_UPDATEDELIVERYREQUEST']._serialized_end=1022
+  _globals['_UPDATEDELIVERYRESPONSE']._serialized_start=1024
+  _globals['_UPDATEDELIVERYRESPONSE']._serialized_end=1098
+  _globals['_ADDRECIPIENTSREQUEST']._serialized_start=1101
+  _globals['_ADDRECIPIENTSREQUEST']._serialized_end=1248
+  _globals['_RECIPIENTUPLOADOPEN']._serialized_start=1250
+  _globals['_RECIPIENTUPLOADOPEN']._serialized_end=1311
+  _globals['_RECIPIENTCHUNK']._serialized_start=1313
+  _globals['_RECIPIENTCHUNK']._serialized_end=1401
+  _globals['_NEWRECIPIENT']._serialized_start=1404
+  _globals['_NEWRECIPIENT']._serialized_end=1578
+  _globals['_NEWRECIPIENT_ATTRIBUTESENTRY']._serialized_start=1529
+  _globals['_NEWRECIPIENT_ATTRIBUTESENTRY']._serialized_end=1578
+  _globals['_ADDRECIPIENTSRESPONSE']._serialized_start=1580
+  _globals['_ADDRECIPIENTSRESPONSE']._serialized_end=1669
+  _globals['_GETRECIPIENTUPLOADREQUEST']._serialized_start=1671
+  _globals['_GETRECIPIENTUPLOADREQUEST']._serialized_end=1738
+  _globals['_GETRECIPIENTUPLOADRESPONSE']._serialized_start=1740
+  _globals['_GETRECIPIENTUPLOADRESPONSE']._serialized_end=1809
+  _globals['_PREPAREDELIVERYREQUEST']._serialized_start=1811
+  _globals['_PREPAREDELIVERYREQUEST']._serialized_end=1856
+  _globals['_PREPAREDELIVERYRESPONSE']._serialized_start=1858
+  _globals['_PREPAREDELIVERYRESPONSE']._serialized_end=1933
+  _globals['_CONFIRMSENDREQUEST']._serialized_start=1935
+  _globals['_CONFIRMSENDREQUEST']._serialized_end=2040
+  _globals['_CONFIRMSENDRESPONSE']._serialized_start=2043
+  _globals['_CONFIRMSENDRESPONSE']._serialized_end=2241
+  _globals['_GETKPISREQUEST']._serialized_start=2243
+  _globals['_GETKPISREQUEST']._serialized_end=2280
+  _globals['_GETKPISRESPONSE']._serialized_start=2282
+  _globals['_GETKPISRESPONSE']._serialized_end=2341
+  _globals['_WATCHKPISREQUEST']._serialized_start=2343
+  _globals['_WATCHKPISREQUEST']._serialized_end=2432
+  _globals['_WATCHKPISRESPONSE']._serialized_start=2435
+  _globals['_WATCHKPISRESPONSE']._serialized_end=2564
+  _globals['_HEARTBEAT']._serialized_start=2566
+  _globals['_HEARTBEAT']._serialized_end=2619
+  _globals['_COMPUTESTATISTICSREQUEST']._serialized_start=2621
+  _globals['_COMPUTESTATISTICSREQUEST']._serialized_end=2668
+  _globals['_COMPUTESTATISTICSRESPONSE']._serialized_start=2670
+  _globals['_COMPUTESTATISTICSRESPONSE']._serialized_end=2773
+  _globals['_LISTSENDLOGSREQUEST']._serialized_start=2776
+  _globals['_LISTSENDLOGSREQUEST']._serialized_end=3093
+  _globals['_LISTSENDLOGSRESPONSE']._serialized_start=3095
+  _globals['_LISTSENDLOGSRESPONSE']._serialized_end=3192
+  _globals['_GETSENDLOGREQUEST']._serialized_start=3194
+  _globals['_GETSENDLOGREQUEST']._serialized_end=3312
+  _globals['_GETSENDLOGRESPONSE']._serialized_start=3315
+  _globals['_GETSENDLOGRESPONSE']._serialized_end=3467
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=3469
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=3532
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=3534
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=3640
+  _globals['_DEADLETTER']._serialized_start=3643
+  _globals['_DEADLETTER']._serialized_end=3958
+  _globals['_DELIVERYSERVICE']._serialized_start=3961
+  _globals['_DELIVERYSERVICE']._serialized_end=6521
 # @@protoc_insertion_point(module_scope)

@@ -74,6 +74,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """DEADLINE_EXCEEDED. A statement or a call took longer than its limit. Retry with back-off."""
     ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 19
     """UNAUTHENTICATED. The token was valid and has expired, perhaps in mid-stream: get a new one and call again."""
+    ERROR_REASON_DELIVERY_KIND: _ErrorReason.ValueType  # 40
+    """FAILED_PRECONDITION. The delivery is not of a kind that the command is for. Metadata: delivery_id, kind (PLAIN,
+    RECURRING or CHILD), allowed_kinds (comma-separated).
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo (domain "campaign") that every error status carries, spelled without the
@@ -133,4 +137,8 @@ ERROR_REASON_TIMEOUT: ErrorReason.ValueType  # 18
 """DEADLINE_EXCEEDED. A statement or a call took longer than its limit. Retry with back-off."""
 ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 19
 """UNAUTHENTICATED. The token was valid and has expired, perhaps in mid-stream: get a new one and call again."""
+ERROR_REASON_DELIVERY_KIND: ErrorReason.ValueType  # 40
+"""FAILED_PRECONDITION. The delivery is not of a kind that the command is for. Metadata: delivery_id, kind (PLAIN,
+RECURRING or CHILD), allowed_kinds (comma-separated).
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
