@@ -13,6 +13,7 @@ from campaign.delivery.v1 import delivery_service_pb2, observation_service_pb2, 
 from campaign.delivery.v1.observation_service_pb2_grpc import add_ObservationServiceServicer_to_server
 from campaign.mta.v1 import relay_service_pb2
 from campaign.mta.v1.relay_service_pb2_grpc import RelayServiceStub
+from delivery_service.api.commands import CommandCalls
 from delivery_service.api.control import ControlCalls
 from delivery_service.api.deliveries import DeliveryCalls
 from delivery_service.api.errors import DOMAIN, ERROR_TABLE
@@ -22,6 +23,7 @@ from delivery_service.api.kpi_hub import KpiHub
 from delivery_service.api.kpis import KpiCalls
 from delivery_service.api.look_ups import LookUpCalls
 from delivery_service.api.observations import ObservationCalls
+from delivery_service.api.occurrences import OccurrenceCalls
 from delivery_service.api.recipients import RecipientCalls
 from delivery_service.api.send_log_changes import SendLogChangeCalls
 from delivery_service.api.send_log_feed import SendLogFeed
@@ -31,6 +33,7 @@ from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings
 from delivery_service.store.apply_writer import ApplySettings, ApplyWriter
 from delivery_service.store.closing import Closing
+from delivery_service.store.commands import Commands
 from delivery_service.store.control import Control
 from delivery_service.store.database import DatabaseSettings, open_pool
 from delivery_service.store.deliveries import Deliveries
@@ -39,15 +42,18 @@ from delivery_service.store.feedback import FeedbackStore
 from delivery_service.store.kpis import KpiStore
 from delivery_service.store.look_ups import LookUps
 from delivery_service.store.recipients import Recipients
+from delivery_service.store.recurrences import Recurrences
 from delivery_service.store.relay_parts import RelayParts
 from delivery_service.store.send_logs import SendLogs
 from delivery_service.store.transition_log import TransitionLog
 from delivery_service.workers.breaker import BreakerWorker
 from delivery_service.workers.closing import ClosingWorker
 from delivery_service.workers.engagement import EngagementWorker
+from delivery_service.workers.housekeeping import AudienceCopyWorker, DeletionWorker
 from delivery_service.workers.mta_contact import MtaContactWorker
 from delivery_service.workers.poll import PollLoop
 from delivery_service.workers.preparation import PreparationWorker
+from delivery_service.workers.recurrence import RecurrenceWorker
 from delivery_service.workers.relay import RelayWorker
 from delivery_service.workers.relay_stream import RelayCall
 from delivery_service.workers.start import StartWorker
@@ -189,6 +195,9 @@ class App:
         contact = MtaContactWorker(explanations, holder, channel.get_state, clock, settings.mta_contact_report_seconds)
         control = Control(pool)
         breaker = BreakerWorker(control, settings, clock, metrics, self._changed)
+        commands = Commands(pool)
+        recurrences = Recurrences(pool, settings.long_statement_timeout_seconds)
+        recurrence = RecurrenceWorker(deliveries, recurrences, commands, settings, clock, metrics, self._changed)
         poll = settings.worker_poll_seconds
         for name, work in (
             ("preparation", preparation.work),
@@ -199,6 +208,9 @@ class App:
             ("breaker", breaker.work),
             ("engagement", engagement.work),
             ("mta-contact", contact.work),
+            ("recurrence", recurrence.work),
+            ("audience-copy", AudienceCopyWorker(commands, settings, self._changed).work),
+            ("deletion", DeletionWorker(commands, settings).work),
         ):
             loop = PollLoop(name, work, poll, clock)
             self._loops.append(loop)
@@ -223,6 +235,8 @@ class App:
                 LookUpCalls(deliveries, look_ups, settings),
                 ExplanationCalls(deliveries, send_logs, explanations, settings, clock),
             ),
+            CommandCalls(deliveries, commands, settings, clock, self._changed),
+            OccurrenceCalls(deliveries, recurrences, settings, clock),
         )
         await self._open_doors(servicer, ObservationCalls(writer, feedback, settings, clock, metrics), registry)
 

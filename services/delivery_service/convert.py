@@ -10,12 +10,15 @@ import asyncpg
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from campaign.delivery.v1 import delivery_pb2, kpis_pb2, send_log_pb2
-from delivery_service.domain.delivery import Confirmation, Content, Delivery, Plan
+from campaign.delivery.v1 import delivery_pb2, kpis_pb2, occurrence_pb2, schedule_pb2, send_log_pb2
+from delivery_service.domain.delivery import Confirmation, Content, Delivery, ParentOccurrence, Plan
 from delivery_service.domain.identifiers import message_id
-from delivery_service.domain.kpis import Counts, DeliveryKpis, Projection, Rate
+from delivery_service.domain.kpis import Counts, DeliveryKpis, Engagement, Projection, Rate
 from delivery_service.domain.outcome import FailureType, Outcome
+from delivery_service.domain.recurrence import OccurrenceState
+from delivery_service.domain.schedule import LocalTimeKind, resolve, zone
 from delivery_service.domain.status import STATUS_OF, FeedbackMode, Status, reason_shown
+from delivery_service.store.recurrences import RecordedOccurrence, Totals
 from delivery_service.store.send_logs import SendLog
 
 OUTCOME_OFFSET: Final = 1
@@ -73,6 +76,100 @@ def confirmation_to_pb(confirmation: Confirmation) -> delivery_pb2.Confirmation:
     )
 
 
+def local_time(moment: datetime) -> str:
+    """A local time without an offset."""
+    return moment.isoformat(timespec="seconds")
+
+
+def local_time_kind(kind: LocalTimeKind) -> schedule_pb2.LocalTimeKind.ValueType:
+    return schedule_pb2.LocalTimeKind.ValueType(kind)
+
+
+def schedule_to_pb(delivery: Delivery) -> schedule_pb2.Schedule | None:
+    """With the instant that it stands for, as it was resolved when it was set."""
+    schedule = delivery.schedule
+    if schedule is None:
+        return None
+    result = schedule_pb2.Schedule(
+        local_time=local_time(schedule.local_time),
+        time_zone=schedule.time_zone,
+        contact_time=timestamp(delivery.contact_time),
+    )
+    if (recurrence := schedule.recurrence) is None:
+        result.local_time_kind = local_time_kind(resolve(schedule.local_time, zone(schedule.time_zone)).kind)
+    else:
+        result.recurrence.CopyFrom(
+            schedule_pb2.Recurrence(
+                rule=recurrence.rule,
+                local_end_time=local_time(recurrence.end) if recurrence.end else "",
+                aggregation_period=schedule_pb2.AggregationPeriod.ValueType(recurrence.aggregation_period),
+                request_confirmation=recurrence.request_confirmation,
+                max_lateness=duration(recurrence.max_lateness),
+            )
+        )
+    return result
+
+
+def parent_occurrence_to_pb(occurrence: ParentOccurrence | None) -> schedule_pb2.ParentOccurrence | None:
+    if occurrence is None:
+        return None
+    return schedule_pb2.ParentOccurrence(
+        delivery_id=str(occurrence.parent_id),
+        local_time=local_time(occurrence.local_time),
+        confirm_by_time=timestamp(occurrence.confirm_by_time),
+        confirmed_by_system=occurrence.system_confirms,
+    )
+
+
+def occurrence_to_pb(occurrence: RecordedOccurrence) -> occurrence_pb2.Occurrence:
+    has_child = occurrence.state in (OccurrenceState.SPAWNED, OccurrenceState.AGGREGATED)
+    return occurrence_pb2.Occurrence(
+        local_time=local_time(occurrence.local_time),
+        due_time=timestamp(occurrence.due_time),
+        state=occurrence_pb2.OccurrenceState.ValueType(occurrence.state),
+        child_delivery_id=str(occurrence.child_id) if has_child else "",
+        update_time=timestamp(occurrence.update_time),
+    )
+
+
+def totals_to_pb(delivery: Delivery, totals: Totals, now: datetime) -> occurrence_pb2.RecurrenceTotals:
+    """In each mode of the channel, by the formulas of a single delivery."""
+    kpis = DeliveryKpis(
+        delivery_id=delivery.delivery_id,
+        channel=delivery.channel,
+        state=delivery.state,
+        feedback_mode=delivery.feedback_mode,
+        slot_revisions=(),
+        counts=totals.counts,
+        validity_closed=False,
+        engagement=Engagement(),
+        commit_time=None,
+        newest_event_time=None,
+    )
+    modes = {}
+    for mode in kpis.modes():
+        projection = kpis.projection(mode)
+        modes[mode] = occurrence_pb2.ModeTotals(
+            delivered=_rate(projection.delivered),
+            bounces_and_errors=_rate(projection.bounces_and_errors),
+            processed=projection.processed,
+        )
+    return occurrence_pb2.RecurrenceTotals(
+        delivery_id=str(delivery.delivery_id),
+        children=totals.children,
+        skipped_occurrences=totals.skipped,
+        to_deliver=totals.counts.to_deliver,
+        outcomes=outcomes_to_pb(totals.counts),
+        with_efs=modes.get(FeedbackMode.WITH_EFS),
+        without_efs=modes[FeedbackMode.WITHOUT_EFS],
+        unique_opened=totals.unique_opened,
+        unique_clicked=totals.unique_clicked,
+        opens=totals.opens,
+        clicks=totals.clicks,
+        as_of_time=timestamp(now),
+    )
+
+
 def delivery_to_pb(delivery: Delivery) -> delivery_pb2.Delivery:
     return delivery_pb2.Delivery(
         delivery_id=str(delivery.delivery_id),
@@ -92,6 +189,8 @@ def delivery_to_pb(delivery: Delivery) -> delivery_pb2.Delivery:
         validity_end_time=timestamp(delivery.validity_end_time),
         creator=delivery.creator,
         etag=str(delivery.version),
+        schedule=schedule_to_pb(delivery),
+        parent_occurrence=parent_occurrence_to_pb(delivery.parent_occurrence),
         stop=_stop(delivery),
         pause=_pause(delivery),
         validity_closed_time=timestamp(delivery.validity_closed_time),

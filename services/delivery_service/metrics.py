@@ -33,6 +33,9 @@ class Metrics:
             "delivery_breaker_trips", "Deliveries paused by the circuit breaker.", ("cause",), registry=registry
         )
         self.prepared = Counter("delivery_preparations", "Preparations ended.", ("result",), registry=registry)
+        self.occurrences = Counter(
+            "delivery_occurrences", "Occurrences of recurring deliveries dealt with.", ("state",), registry=registry
+        )
 
     def batch_applied(
         self, *, observations: int, facts: int, rejections: int, dead_letters: int, seconds: float

@@ -131,6 +131,22 @@ class Settings(BaseSettings):
     mta_contact_report_seconds: float = Field(5.0, gt=0)
     """How often this process says whether it reaches the MTA side; keep it well below source_silence_seconds."""
 
+    # Schedules and recurring deliveries, copies and deletions.
+    schedule_days_ahead_max: int = Field(3_660, ge=1, le=20_000)
+    """How far ahead a contact time may lie."""
+    recurrence_rule_characters_max: int = Field(500, ge=20)
+    recurrence_count_max: int = Field(10_000, ge=1)
+    """COUNT of a recurrence rule: such a rule is expanded from its beginning each time."""
+    recurrence_max_lateness_default_seconds: float = Field(3_600.0, ge=60)
+    recurrence_max_lateness_limit_seconds: float = Field(30 * 86_400.0, ge=60)
+    """The largest max_lateness that a delivery may ask for."""
+    occurrences_recorded_per_step_max: int = Field(100, ge=1)
+    """Occurrences of one delivery recorded in one statement: what was missed in a long downtime comes in steps."""
+    occurrences_previewed_max: int = Field(100, ge=1)
+    audience_copy_recipients_per_step: int = Field(20_000, ge=1)
+    deletion_rows_per_step: int = Field(10_000, ge=1)
+    """Rows removed from one table in one statement."""
+
     @property
     def source_silence(self) -> timedelta:
         return timedelta(seconds=self.source_silence_seconds)

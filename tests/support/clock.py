@@ -5,7 +5,7 @@ import heapq
 import itertools
 from datetime import UTC, datetime, timedelta
 
-from service_runtime.clock import to_microseconds
+from service_runtime.clock import SystemClock, to_microseconds
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 SETTLE_ROUNDS = 20
@@ -59,6 +59,35 @@ class ManualClock:
 
     def set(self, moment: datetime) -> None:
         """Sets the time without waking anybody, as when an operator sets the machine's clock."""
+        self._now = moment
+
+
+class SetClock:
+    """A `Clock` whose time a test sets, while waits really pass: for whole services, whose workers then soon see each
+    new time."""
+
+    def __init__(self, now: datetime = START) -> None:
+        self._now = now
+        self._running = SystemClock()
+
+    def now(self) -> datetime:
+        return self._now
+
+    def now_us(self) -> int:
+        return to_microseconds(self._now)
+
+    def monotonic(self) -> float:
+        return self._running.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await self._running.sleep(seconds)
+
+    async def wait_until(self, moment: datetime) -> None:
+        while self._now < moment:  # whoever sets the time tells nobody
+            await self._running.sleep(0.01)
+
+    def set(self, moment: datetime) -> None:
+        """It is that time now."""
         self._now = moment
 
 

@@ -1,5 +1,6 @@
 """Drafts: create, get, list, update; and the two commands that take one on: prepare and confirm."""
 
+import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from uuid import uuid4
 from campaign.delivery.v1 import delivery_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from delivery_service import convert
+from delivery_service.api.schedules import ResolvedSchedule, schedule_of
 from delivery_service.api.validation import (
     delivery_id_of,
     enums_of,
@@ -19,10 +21,11 @@ from delivery_service.api.validation import (
     require_valid,
     text_violation,
 )
-from delivery_service.domain.delivery import VALIDITY_MAX, Confirmation, Content, Delivery
+from delivery_service.domain.delivery import VALIDITY_MAX, Confirmation, Content, Delivery, DeliveryKind
 from delivery_service.domain.identifiers import new_delivery_id
 from delivery_service.domain.lifecycle import Channel, Command, DeliveryState, next_state
-from delivery_service.domain.problems import DeliveryChanged, PlanChanged, RequestIdReused
+from delivery_service.domain.problems import DeliveryChanged, PlanChanged, RequestIdReused, child_is_fixed
+from delivery_service.domain.recurrence import occurrences
 from delivery_service.domain.status import FeedbackMode
 from delivery_service.settings import Settings
 from delivery_service.store.deliveries import FIRST_PAGE, Deliveries
@@ -31,8 +34,16 @@ from service_runtime.clock import Clock
 from service_runtime.problems import FieldViolation, InvalidInput
 
 _CONTENT_FIELDS: Final = tuple(Content.__dataclass_fields__)
-_UPDATABLE: Final = ("label", "feedback_mode", "validity_period", "content", *(f"content.{f}" for f in _CONTENT_FIELDS))
+_UPDATABLE: Final = (
+    "label",
+    "feedback_mode",
+    "validity_period",
+    "schedule",
+    "content",
+    *(f"content.{field}" for field in _CONTENT_FIELDS),
+)
 _REQUEST_ID_CHARACTERS_MAX: Final = 100
+_INSTANT: Final = timedelta(microseconds=1)
 _WRITE_TRIES_MAX: Final = 20
 """How often a command reads again because someone else wrote in between."""
 
@@ -52,6 +63,7 @@ class DeliveryCalls:
         given = request.delivery
         now = self._clock.now()
         channel = _channel(given.channel)
+        scheduled = await self._scheduled(given)
         draft = Delivery(
             delivery_id=new_delivery_id(now, secrets.randbits(20)),
             label=given.label,
@@ -63,6 +75,8 @@ class DeliveryCalls:
             creator=caller().subject,
             create_time=now,
             update_time=now,
+            schedule=scheduled.schedule if scheduled else None,
+            contact_time=scheduled.contact_time if scheduled else None,
         )
         self._require_fitting(draft)
         while not await self._deliveries.create(draft):
@@ -77,7 +91,10 @@ class DeliveryCalls:
         states = enums_of("states", request.states, {int(state): state for state in DeliveryState})
         size = page_size_of(request.page_size, self._settings.page_size_default, self._settings.page_size_max)
         below = place_of(request.page_token, FIRST_PAGE)
-        found = await self._deliveries.page(sorted(states), below, size + 1)
+        parent_id = None
+        if request.parent_delivery_id:
+            parent_id = delivery_id_of(request.parent_delivery_id, "parent_delivery_id")
+        found = await self._deliveries.page(sorted(states), below, size + 1, parent_id)
         return pb.ListDeliveriesResponse(
             deliveries=[convert.delivery_to_pb(delivery) for delivery in found[:size]],
             next_page_token=page_token(found[size - 1].delivery_id) if len(found) > size else "",
@@ -93,13 +110,22 @@ class DeliveryCalls:
             for path in paths
             if path not in _UPDATABLE
         )
+        scheduled = await self._scheduled(given) if "schedule" in paths else None
 
         def edit(delivery: Delivery) -> Delivery:
             if given.etag and given.etag != str(delivery.version):
                 raise DeliveryChanged(delivery_id, str(delivery.version))
             edited = _edited(delivery, given, paths)
+            if "schedule" in paths:  # none given: at once, and nothing is left of the old one
+                edited = replace(
+                    edited,
+                    schedule=scheduled.schedule if scheduled else None,
+                    contact_time=scheduled.contact_time if scheduled else None,
+                )
             self._require_fitting(edited)
             if any(path != "label" for path in paths):
+                if delivery.kind is DeliveryKind.CHILD:
+                    raise child_is_fixed(delivery_id)
                 return replace(edited, state=next_state(delivery_id, delivery.state, Command.EDIT))
             return edited
 
@@ -140,19 +166,26 @@ class DeliveryCalls:
                 if known is not None:
                     if known.plan_digest != request.plan_digest:
                         raise RequestIdReused(delivery_id, request_id)
-                    return _confirmed(delivery, known.confirm_time, known)
+                    return _confirmed(delivery, known.confirm_time, known.start_time, known)
             next_state(delivery_id, delivery.state, Command.CONFIRM)
             digest = delivery.plan.plan_digest if delivery.plan else ""
             if digest != request.plan_digest:
                 raise PlanChanged(delivery_id, digest)
             now = self._clock.now()
+            start_time = await _start_time(delivery, now)
             if request.validate_only:
-                return _confirmed(delivery, now, None)
-            confirmation = Confirmation(caller().subject, now, digest, request_id)
+                return _confirmed(delivery, now, start_time, None)
+            confirmation = Confirmation(caller().subject, now, digest, request_id, start_time)
             if await self._deliveries.confirm(delivery, confirmation):
                 self._wake_workers()
-                return _confirmed(delivery, now, confirmation)
+                return _confirmed(delivery, now, start_time, confirmation)
         raise DeliveryChanged(delivery_id, "")
+
+    async def _scheduled(self, given: delivery_pb2.Delivery) -> ResolvedSchedule | None:
+        """None: at once."""
+        if not given.HasField("schedule"):
+            return None
+        return await schedule_of(given.schedule, self._settings, self._clock.now(), "delivery.schedule")
 
     def _require_fitting(self, delivery: Delivery) -> None:
         limits, content = self._settings, delivery.content
@@ -172,14 +205,41 @@ class DeliveryCalls:
         )
 
 
-def _confirmed(delivery: Delivery, start_time: datetime, confirmation: Confirmation | None) -> pb.ConfirmSendResponse:
+async def _start_time(delivery: Delivery, now: datetime) -> datetime | None:
+    """When sending starts if it is confirmed now; None: never, since no occurrence is to come."""
+    if delivery.schedule is not None and delivery.is_recurring:
+        # In a thread: a rule may take long to expand, and other calls must not wait for it.
+        following = await asyncio.to_thread(occurrences, delivery.schedule, now - _INSTANT, 1)
+        return following[0].due_time if following else None
+    return max(delivery.contact_time or now, now)
+
+
+def _confirmed(
+    delivery: Delivery, confirm_time: datetime, start_time: datetime | None, confirmation: Confirmation | None
+) -> pb.ConfirmSendResponse:
     plan = delivery.plan
     return pb.ConfirmSendResponse(
         to_deliver=plan.to_deliver if plan else 0,
         start_time=convert.timestamp(start_time),
-        warnings=convert.plan_to_pb(plan).warnings if plan else [],
+        warnings=[
+            *(convert.plan_to_pb(plan).warnings if plan else ()),
+            *_schedule_warnings(delivery, confirm_time, start_time),
+        ],
         confirmation=convert.confirmation_to_pb(confirmation) if confirmation else None,
     )
+
+
+def _schedule_warnings(
+    delivery: Delivery, confirm_time: datetime, start_time: datetime | None
+) -> list[delivery_pb2.PlanIssue]:
+    if delivery.contact_time is None or delivery.contact_time >= confirm_time:
+        return []
+    if not delivery.is_recurring:
+        return [delivery_pb2.PlanIssue(field="schedule.local_time", description="has passed: sending starts at once")]
+    description = "has no occurrence to come: nothing is sent"
+    if start_time is not None:
+        description = "has occurrences before the confirmation: they are not made up for"
+    return [delivery_pb2.PlanIssue(field="schedule.recurrence", description=description)]
 
 
 def _body_violation(field: str, text: str, bytes_max: int) -> FieldViolation | None:

@@ -30,6 +30,7 @@ ERROR_TABLE: Final[ErrorTable] = {
     problems.SendLogNotFound: _row(grpc.StatusCode.NOT_FOUND, ErrorReason.ERROR_REASON_SEND_LOG_NOT_FOUND),
     problems.UploadNotFound: _row(grpc.StatusCode.NOT_FOUND, ErrorReason.ERROR_REASON_UPLOAD_NOT_FOUND),
     problems.StateProblem: _row(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_DELIVERY_STATE),
+    problems.KindProblem: _row(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_DELIVERY_KIND),
     problems.PlanChanged: _row(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_PLAN_CHANGED),
     problems.DeliveryChanged: _row(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_DELIVERY_CHANGED),
     problems.AlreadyRunning: _row(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_ALREADY_RUNNING),

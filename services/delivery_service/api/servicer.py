@@ -8,18 +8,20 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from campaign.delivery.v1 import commands_pb2, explanation_pb2, look_ups_pb2, occurrence_pb2, send_log_feed_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
-from campaign.delivery.v1 import explanation_pb2, look_ups_pb2, send_log_feed_pb2
 from campaign.delivery.v1.delivery_service_pb2_grpc import (
     DeliveryServiceServicer,
     add_DeliveryServiceServicer_to_server,
 )
+from delivery_service.api.commands import CommandCalls
 from delivery_service.api.control import ControlCalls
 from delivery_service.api.deliveries import DeliveryCalls
 from delivery_service.api.explanations import ExplanationCalls
 from delivery_service.api.exports import ExportCalls
 from delivery_service.api.kpis import KpiCalls
 from delivery_service.api.look_ups import LookUpCalls
+from delivery_service.api.occurrences import OccurrenceCalls
 from delivery_service.api.recipients import RecipientCalls
 from delivery_service.api.send_log_changes import SendLogChangeCalls
 from delivery_service.api.send_logs import SendLogCalls
@@ -48,6 +50,8 @@ class Servicer(DeliveryServiceServicer):
         kpis: KpiCalls,
         send_logs: SendLogCalls,
         after: AfterTheSend,
+        commands: CommandCalls,
+        occurrences: OccurrenceCalls,
     ) -> None:
         self._deliveries = deliveries
         self._recipients = recipients
@@ -55,6 +59,8 @@ class Servicer(DeliveryServiceServicer):
         self._kpis = kpis
         self._send_logs = send_logs
         self._after = after
+        self._commands = commands
+        self._occurrences = occurrences
 
     async def CreateDelivery(self, request: pb.CreateDeliveryRequest, context: Any) -> pb.CreateDeliveryResponse:
         return await self._deliveries.create(request)
@@ -158,6 +164,42 @@ class Servicer(DeliveryServiceServicer):
         self, request: look_ups_pb2.ListTrackingEventsRequest, context: Any
     ) -> look_ups_pb2.ListTrackingEventsResponse:
         return await self._after.look_ups.list_tracking_events(request)
+
+    async def Unconfirm(self, request: commands_pb2.UnconfirmRequest, context: Any) -> commands_pb2.UnconfirmResponse:
+        return await self._commands.unconfirm(request)
+
+    async def CancelPreparation(
+        self, request: commands_pb2.CancelPreparationRequest, context: Any
+    ) -> commands_pb2.CancelPreparationResponse:
+        return await self._commands.cancel_preparation(request)
+
+    async def Decline(self, request: commands_pb2.DeclineRequest, context: Any) -> commands_pb2.DeclineResponse:
+        return await self._commands.decline(request)
+
+    async def DeleteDelivery(
+        self, request: commands_pb2.DeleteDeliveryRequest, context: Any
+    ) -> commands_pb2.DeleteDeliveryResponse:
+        return await self._commands.delete(request)
+
+    async def DuplicateDelivery(
+        self, request: commands_pb2.DuplicateDeliveryRequest, context: Any
+    ) -> commands_pb2.DuplicateDeliveryResponse:
+        return await self._commands.duplicate(request)
+
+    async def PreviewOccurrences(
+        self, request: occurrence_pb2.PreviewOccurrencesRequest, context: Any
+    ) -> occurrence_pb2.PreviewOccurrencesResponse:
+        return await self._occurrences.preview(request)
+
+    async def ListOccurrences(
+        self, request: occurrence_pb2.ListOccurrencesRequest, context: Any
+    ) -> occurrence_pb2.ListOccurrencesResponse:
+        return await self._occurrences.list(request)
+
+    async def GetRecurrenceTotals(
+        self, request: occurrence_pb2.GetRecurrenceTotalsRequest, context: Any
+    ) -> occurrence_pb2.GetRecurrenceTotalsResponse:
+        return await self._occurrences.totals(request)
 
 
 def add_to_server(servicer: Servicer, server: grpc.aio.Server) -> None:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import IntEnum
+from enum import Enum, IntEnum, auto
 from typing import Final
 
 from delivery_service.domain.breaker import PauseCause
 from delivery_service.domain.lifecycle import Channel, DeliveryState
+from delivery_service.domain.schedule import Schedule
 from delivery_service.domain.status import FeedbackMode
 
 VALIDITY_MAX: Final = timedelta(days=3.5)
@@ -64,6 +65,26 @@ class Confirmation:
     confirm_time: datetime
     plan_digest: str
     request_id: str
+    start_time: datetime | None = None
+    """When sending was to start by the answer; None: a recurring delivery without an occurrence to come."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParentOccurrence:
+    """Of which occurrence (nominal local time) of which recurring delivery a delivery is the child."""
+
+    parent_id: int
+    local_time: datetime
+    confirm_by_time: datetime
+    system_confirms: bool
+
+
+class DeliveryKind(Enum):
+    """What a delivery is to others."""
+
+    PLAIN = auto()
+    RECURRING = auto()
+    CHILD = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +120,23 @@ class Delivery:
     stop_left: int | None = None
     validity_closed_time: datetime | None = None
     settled_time: datetime | None = None
+    schedule: Schedule | None = None
+    """None: at once."""
+    contact_time: datetime | None = None
+    """The instant that the schedule stands for; of a recurrence, that of its first occurrence."""
+    parent_occurrence: ParentOccurrence | None = None
+
+    @property
+    def kind(self) -> DeliveryKind:
+        """A child has no schedule of its own."""
+        if self.parent_occurrence is not None:
+            return DeliveryKind.CHILD
+        return DeliveryKind.RECURRING if self.is_recurring else DeliveryKind.PLAIN
+
+    @property
+    def is_recurring(self) -> bool:
+        """It sends nothing itself, and spawns children."""
+        return self.schedule is not None and self.schedule.recurrence is not None
 
     @property
     def validity_in_force(self) -> timedelta:

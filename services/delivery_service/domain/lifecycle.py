@@ -1,7 +1,4 @@
-"""The life of a delivery, as a table: which command is allowed in which state, and where it leads.
-
-The rows with Unconfirm and the schedule join when those commands exist.
-"""
+"""The life of a delivery, as a table: which command is allowed in which state, and where it leads."""
 
 from enum import Enum, IntEnum, auto
 from typing import Final
@@ -46,6 +43,10 @@ class Command(Enum):
     RESUME = auto()
     STOP = auto()
     CLOSE_VALIDITY = auto()
+    UNCONFIRM = auto()
+    CANCEL_PREPARATION = auto()
+    DECLINE = auto()
+    DELETE = auto()
 
 
 TRANSITIONS: Final[dict[Command, dict[DeliveryState, DeliveryState]]] = {
@@ -83,6 +84,16 @@ TRANSITIONS: Final[dict[Command, dict[DeliveryState, DeliveryState]]] = {
     Command.CLOSE_VALIDITY: {
         DeliveryState.IN_PROGRESS: DeliveryState.FINISHED,
         DeliveryState.PAUSED: DeliveryState.FINISHED,
+    },
+    Command.UNCONFIRM: {DeliveryState.START_PENDING: DeliveryState.READY},
+    Command.CANCEL_PREPARATION: {DeliveryState.PREPARING: DeliveryState.EDITING},
+    # Of a child of a recurring delivery alone.
+    Command.DECLINE: {DeliveryState.READY: DeliveryState.STOPPED},
+    # There is no state after it: the delivery is gone.
+    Command.DELETE: {
+        DeliveryState.EDITING: DeliveryState.EDITING,
+        DeliveryState.READY: DeliveryState.READY,
+        DeliveryState.PREPARATION_FAILED: DeliveryState.PREPARATION_FAILED,
     },
 }
 """command → state before → state after. A state that is missing refuses the command."""

@@ -72,7 +72,7 @@ def plan_digest(
         content.from_name,
         content.reply_to_address,
         int(delivery.validity_in_force.total_seconds() * 1_000_000),
-        "at once",
+        *_schedule_parts(delivery),
         delivery.recipient_count,
         delivery.audience_digest.hex(),
         *(f"{cause.name}={exclusions.get(cause, 0)}" for cause in ExclusionCause),
@@ -85,6 +85,13 @@ def plan_digest(
         digest.update(len(encoded).to_bytes(8, "big"))  # lengths first: no two lists of parts read the same
         digest.update(encoded)
     return digest.hexdigest()
+
+
+def _schedule_parts(delivery: Delivery) -> tuple[str, ...]:
+    """What was written, and the instant that it stood for then: a zone may change its rules."""
+    if delivery.schedule is None or delivery.contact_time is None:
+        return ("at once",)
+    return (delivery.schedule.canonical(), delivery.contact_time.isoformat())
 
 
 def chain_audience_digest(previous: bytes, chunk: bytes) -> bytes:

@@ -5,6 +5,7 @@ Problem
  │   └─ RequestIdReused
  ├─ DeliveryNotFound · SendLogNotFound · UploadNotFound
  ├─ StateProblem            the state refuses the command
+ ├─ KindProblem             the delivery is plain, recurring or a child, and the command is for another kind
  ├─ PlanChanged · DeliveryChanged · AlreadyRunning
  ├─ ChunkOutOfOrder
  ├─ LimitReached
@@ -144,3 +145,19 @@ class MessageNotRendered(Problem):
             f"the message of recipient {recipient} can't be rendered: {why}",
             metadata={"delivery_id": str(delivery_id), "recipient": str(recipient)},
         )
+
+
+class KindProblem(Problem):
+    """The delivery is not of the kind that the command is for."""
+
+    def __init__(self, delivery_id: int, kind: str, command: str, allowed: Sequence[str], advice: str) -> None:
+        super().__init__(
+            f"delivery {delivery_id} is {kind}: cannot {command}; {advice}",
+            metadata={"delivery_id": str(delivery_id), "kind": kind, "allowed_kinds": ", ".join(allowed)},
+        )
+
+
+def child_is_fixed(delivery_id: int) -> KindProblem:
+    """A child was confirmed with its parent: nobody may change what it sends."""
+    advice = "its content and audience are its parent's: decline it, or stop it, and send another delivery"
+    return KindProblem(delivery_id, "CHILD", "change it", ("PLAIN", "RECURRING"), advice)

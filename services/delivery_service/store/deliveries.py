@@ -7,9 +7,18 @@ import asyncpg
 import orjson
 
 from delivery_service.domain.breaker import PauseCause
-from delivery_service.domain.delivery import Confirmation, Content, Delivery, ExclusionCause, Issue, Plan
+from delivery_service.domain.delivery import (
+    Confirmation,
+    Content,
+    Delivery,
+    ExclusionCause,
+    Issue,
+    ParentOccurrence,
+    Plan,
+)
 from delivery_service.domain.lifecycle import Channel, DeliveryState
 from delivery_service.domain.problems import DeliveryNotFound
+from delivery_service.domain.schedule import AggregationPeriod, Recurrence, Schedule
 from delivery_service.domain.status import FeedbackMode
 from delivery_service.store.queries import query
 
@@ -42,6 +51,9 @@ class Deliveries:
             delivery.state,
             delivery.creator,
             delivery.create_time,
+            schedule_to_json(delivery.schedule),
+            delivery.contact_time,
+            delivery.is_recurring,
         )
         return created is not None
 
@@ -52,9 +64,12 @@ class Deliveries:
             raise DeliveryNotFound(delivery_id)
         return _delivery(row)
 
-    async def page(self, states: list[DeliveryState], below: int, limit: int) -> list[Delivery]:
-        """The newest `limit` deliveries in one of these states (none given: any) with an id below `below`."""
-        rows = await self._pool.fetch(query("list_deliveries"), below, states, limit)
+    async def page(
+        self, states: list[DeliveryState], below: int, limit: int, parent_id: int | None = None
+    ) -> list[Delivery]:
+        """The newest `limit` deliveries in one of these states (none given: any) with an id below `below`: the children
+        of `parent_id`, or those that are no children."""
+        rows = await self._pool.fetch(query("list_deliveries"), below, states, limit, parent_id)
         return [_delivery(row) for row in rows]
 
     async def update(self, delivery: Delivery) -> bool:
@@ -75,6 +90,9 @@ class Deliveries:
             delivery.validity_period,
             delivery.state,
             delivery.update_time,
+            schedule_to_json(delivery.schedule),
+            delivery.contact_time,
+            delivery.is_recurring,
         )
 
     async def begin_preparation(self, delivery: Delivery, preparer: str, now: datetime) -> bool:
@@ -94,6 +112,7 @@ class Deliveries:
                 confirmation.plan_digest,
                 confirmation.confirm_time,
                 confirmation.confirmer,
+                confirmation.start_time,
             )
         except asyncpg.UniqueViolationError:  # the request_id has confirmed meanwhile: the caller reads again
             return False
@@ -103,7 +122,9 @@ class Deliveries:
         row = await self._pool.fetchrow(query("get_confirmation"), delivery_id, request_id)
         if row is None:
             return None
-        return Confirmation(row["confirmer"], row["confirm_time"], row["plan_digest"], row["request_id"])
+        return Confirmation(
+            row["confirmer"], row["confirm_time"], row["plan_digest"], row["request_id"], row["start_time"]
+        )
 
     async def in_state(self, state: DeliveryState, limit: int) -> list[int]:
         """Ids of deliveries that a worker may have something to do for; oldest first."""
@@ -115,8 +136,13 @@ class Deliveries:
         rows = await self._pool.fetch(query("relayable"), delivery_ids, now)
         return {row["delivery_id"] for row in rows}
 
+    async def to_start(self, now: datetime, limit: int) -> list[int]:
+        """Ids of confirmed deliveries whose time has come."""
+        rows = await self._pool.fetch(query("deliveries_to_start"), now, limit)
+        return [row["delivery_id"] for row in rows]
+
     async def start(self, delivery_id: int, now: datetime) -> bool:
-        """START_PENDING to IN_PROGRESS. False: another replica did, or the state changed."""
+        """START_PENDING to IN_PROGRESS. False: another replica did, or the state changed, or it is not time yet."""
         return await self._pool.fetchval(query("start_delivery"), delivery_id, now) is not None
 
     async def finish(self, delivery_id: int, now: datetime) -> bool:
@@ -151,6 +177,47 @@ def _plan(text: str) -> Plan:
         plan_digest=stored["plan_digest"],
         prepare_time=datetime.fromisoformat(stored["prepare_time"]),
         preparer=stored["preparer"],
+    )
+
+
+def schedule_to_json(schedule: Schedule | None) -> str | None:
+    """The form of a schedule in the column `schedule`."""
+    if schedule is None:
+        return None
+    stored: dict[str, Any] = {"local_time": schedule.local_time.isoformat(), "time_zone": schedule.time_zone}
+    if (recurrence := schedule.recurrence) is not None:
+        stored["recurrence"] = {
+            "rule": recurrence.rule,
+            "end": recurrence.end.isoformat() if recurrence.end else None,
+            "aggregation_period": recurrence.aggregation_period.name,
+            "request_confirmation": recurrence.request_confirmation,
+            "max_lateness_seconds": recurrence.max_lateness.total_seconds(),
+        }
+    return orjson.dumps(stored).decode()
+
+
+def schedule_from_json(text: str | None) -> Schedule | None:
+    """A schedule from the column `schedule`."""
+    if text is None:
+        return None
+    stored: dict[str, Any] = orjson.loads(text)
+    recurrence = None
+    if (given := stored.get("recurrence")) is not None:
+        recurrence = Recurrence(
+            rule=given["rule"],
+            end=datetime.fromisoformat(given["end"]) if given["end"] else None,
+            aggregation_period=AggregationPeriod[given["aggregation_period"]],
+            request_confirmation=given["request_confirmation"],
+            max_lateness=timedelta(seconds=given["max_lateness_seconds"]),
+        )
+    return Schedule(datetime.fromisoformat(stored["local_time"]), stored["time_zone"], recurrence)
+
+
+def _parent_occurrence(row: asyncpg.Record) -> ParentOccurrence | None:
+    if row["parent_id"] is None:
+        return None
+    return ParentOccurrence(
+        row["parent_id"], row["occurrence_local_time"], row["confirm_by_time"], row["system_confirms"]
     )
 
 
@@ -198,4 +265,7 @@ def _delivery(row: asyncpg.Record) -> Delivery:
         stop_left=row["stop_left"],
         validity_closed_time=row["validity_closed_time"],
         settled_time=row["settled_time"],
+        schedule=schedule_from_json(row["schedule"]),
+        contact_time=row["contact_time"],
+        parent_occurrence=_parent_occurrence(row),
     )

@@ -28,10 +28,14 @@ class Preparation:
         self._connection = connection
 
     async def claim(self, delivery_id: int, token: UUID, lease: timedelta) -> int | None:
-        """Takes the preparation, or renews the lease on it. Gives the last recipient dealt with (-1: not even the
+        """Takes the preparation. Gives the last recipient dealt with (-1: not even the
         exclusions), None if another worker has it or there is none."""
         through: int | None = await self._connection.fetchval(query("claim_preparation"), delivery_id, token, lease)
         return through
+
+    async def renew(self, delivery_id: int, token: UUID, lease: timedelta) -> None:
+        """Prolongs the lease, if it is still ours."""
+        await self._connection.execute(query("renew_preparation"), delivery_id, token, lease)
 
     async def exclude(self, delivery_id: int, token: UUID) -> bool:
         """Records all exclusions. False: lost the lease."""
@@ -41,6 +45,11 @@ class Preparation:
         """Writes the send logs of recipients after + 1 .. through. False: lost the lease, or done already."""
         assert (through + 1) % RECIPIENTS_PER_PART == 0, "a part is written by one step"
         return bool(await self._connection.fetchval(query("prepare_range"), delivery_id, token, after, through, now))
+
+    async def clear_range(self, delivery_id: int, token: UUID, after: int, through: int) -> bool:
+        """Removes what an earlier preparation left of recipients after + 1 .. through, and writes nothing: a recurring
+        delivery has no send logs of its own. False: lost the lease, or done already."""
+        return bool(await self._connection.fetchval(query("clear_range"), delivery_id, token, after, through))
 
     async def exclusion_volumes(self, delivery_id: int) -> ExclusionVolumes:
         """What the exclusions found, zeros included."""

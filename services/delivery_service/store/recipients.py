@@ -9,7 +9,13 @@ import asyncpg
 
 from delivery_service.domain.lifecycle import Channel, Command, DeliveryState, next_state
 from delivery_service.domain.plan import chain_audience_digest
-from delivery_service.domain.problems import ChunkOutOfOrder, DeliveryNotFound, LimitReached, UploadNotFound
+from delivery_service.domain.problems import (
+    ChunkOutOfOrder,
+    DeliveryNotFound,
+    LimitReached,
+    UploadNotFound,
+    child_is_fixed,
+)
 from delivery_service.store.queries import query
 
 
@@ -78,6 +84,8 @@ class Recipients:
                 return UploadProgress(last_chunk, added_count, recipient_count)
             if number > last_chunk + 1:
                 raise ChunkOutOfOrder(upload_id, last_chunk + 1, number)
+            if draft["is_child"]:
+                raise child_is_fixed(delivery_id)
             state = DeliveryState(draft["state"])
             after = next_state(delivery_id, state, Command.EDIT)
             if recipient_count + len(chunk.rows) > self._recipients_max:

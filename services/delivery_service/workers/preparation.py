@@ -88,13 +88,21 @@ class PreparationWorker:
         while through < delivery.recipient_count:
             # Recipients are numbered from 1, so the first step is one shorter.
             after, through = through, through + self._step if through else self._step - 1
-            if not await preparation.prepare_range(delivery.delivery_id, token, after, through, self._clock.now()):
+            if delivery.is_recurring:
+                done = await preparation.clear_range(delivery.delivery_id, token, after, through)
+            else:
+                now = self._clock.now()
+                done = await preparation.prepare_range(delivery.delivery_id, token, after, through, now)
+            if not done:
                 return
         await self._finish(preparation, delivery, token)
 
     async def _finish(self, preparation: Preparation, delivery: Delivery, token: UUID) -> None:
         excluded = await preparation.exclusion_volumes(delivery.delivery_id)
-        to_deliver = await preparation.prepared_count(delivery.delivery_id)
+        if delivery.is_recurring:  # what each child would have if its time were now
+            to_deliver = delivery.recipient_count - sum(excluded.volumes.values())
+        else:
+            to_deliver = await preparation.prepared_count(delivery.delivery_id)
         now = self._clock.now()
         plan = Plan(
             targeted=delivery.recipient_count,
@@ -132,6 +140,6 @@ class PreparationWorker:
             await self._clock.sleep(self._lease.total_seconds() / 3)
             connection = await connect_worker(self._database)
             try:
-                await Preparation(connection).claim(delivery_id, token, self._lease)
+                await Preparation(connection).renew(delivery_id, token, self._lease)
             finally:
                 await close_quietly(connection)

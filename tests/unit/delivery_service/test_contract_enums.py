@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from campaign.delivery.v1 import delivery_pb2, error_reason_pb2, role_pb2, send_log_pb2
+from campaign.delivery.v1 import delivery_pb2, error_reason_pb2, occurrence_pb2, role_pb2, schedule_pb2, send_log_pb2
 from delivery_service.api.errors import ERROR_TABLE
 from delivery_service.app import IMPLIED_ROLES, access_policy, role_name
 from delivery_service.convert import OUTCOME_OFFSET
@@ -13,6 +13,8 @@ from delivery_service.domain import problems
 from delivery_service.domain.delivery import ExclusionCause
 from delivery_service.domain.lifecycle import Channel, DeliveryState
 from delivery_service.domain.outcome import FailureType, Outcome, Reason
+from delivery_service.domain.recurrence import OccurrenceState
+from delivery_service.domain.schedule import AggregationPeriod, LocalTimeKind
 from delivery_service.domain.status import FeedbackMode, Status
 from service_runtime.problems import Problem
 
@@ -25,6 +27,9 @@ PAIRS: list[tuple[type[IntEnum], Any, str, int]] = [
     (FeedbackMode, delivery_pb2.FeedbackMode, "FEEDBACK_MODE_", 0),
     (DeliveryState, delivery_pb2.DeliveryState, "DELIVERY_STATE_", 0),
     (ExclusionCause, delivery_pb2.ExclusionCause, "EXCLUSION_CAUSE_", 0),
+    (AggregationPeriod, schedule_pb2.AggregationPeriod, "AGGREGATION_PERIOD_", 0),
+    (LocalTimeKind, schedule_pb2.LocalTimeKind, "LOCAL_TIME_KIND_", 0),
+    (OccurrenceState, occurrence_pb2.OccurrenceState, "OCCURRENCE_STATE_", 0),
 ]
 
 
@@ -35,7 +40,8 @@ def test_an_enum_of_the_contract_has_the_members_of_the_domain(
     ours: type[IntEnum], theirs: Any, prefix: str, offset: int
 ) -> None:
     contract = {name.removeprefix(prefix): number for name, number in theirs.items() if number}
-    domain = {member.name: member.value + offset for member in ours if member.name != "NONE"}
+    # A NONE that stands for nothing said is UNSPECIFIED there.
+    domain = {member.name: member.value + offset for member in ours if member.name != "NONE" or member.value}
 
     assert contract == domain
 

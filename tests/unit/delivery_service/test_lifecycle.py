@@ -7,11 +7,15 @@ from delivery_service.domain.problems import StateProblem
 
 # The table of the design, section 6, as far as it is built: state → command letters allowed in it.
 ALLOWED = {
-    DeliveryState.EDITING: {Command.EDIT, Command.PREPARE},
-    DeliveryState.PREPARING: {Command.FINISH_PREPARATION, Command.FAIL_PREPARATION},
-    DeliveryState.PREPARATION_FAILED: {Command.EDIT, Command.PREPARE},
-    DeliveryState.READY: {Command.EDIT, Command.PREPARE, Command.CONFIRM},
-    DeliveryState.START_PENDING: {Command.START, Command.STOP},
+    DeliveryState.EDITING: {Command.EDIT, Command.PREPARE, Command.DELETE},
+    DeliveryState.PREPARING: {
+        Command.FINISH_PREPARATION,
+        Command.FAIL_PREPARATION,
+        Command.CANCEL_PREPARATION,
+    },
+    DeliveryState.PREPARATION_FAILED: {Command.EDIT, Command.PREPARE, Command.DELETE},
+    DeliveryState.READY: {Command.EDIT, Command.PREPARE, Command.CONFIRM, Command.DECLINE, Command.DELETE},
+    DeliveryState.START_PENDING: {Command.START, Command.UNCONFIRM, Command.STOP},
     DeliveryState.IN_PROGRESS: {
         Command.FINISH,
         Command.PAUSE,

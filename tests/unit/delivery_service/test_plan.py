@@ -9,6 +9,7 @@ import pytest
 from delivery_service.domain.delivery import Content, Delivery, ExclusionCause
 from delivery_service.domain.lifecycle import Channel, DeliveryState
 from delivery_service.domain.plan import chain_audience_digest, control_errors, control_warnings, plan_digest
+from delivery_service.domain.schedule import AggregationPeriod, Recurrence, Schedule
 from delivery_service.domain.status import FeedbackMode
 
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
@@ -26,6 +27,10 @@ DELIVERY = Delivery(
     update_time=NOW,
     recipient_count=3,
 )
+
+
+SCHEDULE = Schedule(datetime(2026, 3, 2), "UTC")  # noqa: DTZ001
+RECURRENCE = Recurrence("FREQ=DAILY")
 
 
 @pytest.mark.parametrize(
@@ -89,10 +94,35 @@ def test_a_warning_names_its_field(changes: dict[str, Any], to_deliver: int, fie
         {"channel": Channel.SMS},
         {"feedback_mode": FeedbackMode.WITHOUT_EFS},
         {"delivery_id": 2},
+        {"schedule": SCHEDULE, "contact_time": NOW},
     ],
 )
 def test_the_digest_covers_all_that_is_confirmed(changes: dict[str, Any]) -> None:
     assert plan_digest(replace(DELIVERY, **changes), {}, 3, 0) != plan_digest(DELIVERY, {}, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "contact_time"),
+    [
+        (replace(SCHEDULE, local_time=datetime(2026, 3, 2, 1)), NOW),  # noqa: DTZ001
+        (replace(SCHEDULE, time_zone="Europe/London"), NOW),
+        (SCHEDULE, NOW + timedelta(hours=1)),
+        (replace(SCHEDULE, recurrence=RECURRENCE), NOW),
+        (replace(SCHEDULE, recurrence=replace(RECURRENCE, rule="FREQ=WEEKLY")), NOW),
+        (replace(SCHEDULE, recurrence=replace(RECURRENCE, end=datetime(2027, 1, 1))), NOW),  # noqa: DTZ001
+        (replace(SCHEDULE, recurrence=replace(RECURRENCE, aggregation_period=AggregationPeriod.DAY)), NOW),
+        (replace(SCHEDULE, recurrence=replace(RECURRENCE, request_confirmation=True)), NOW),
+        (replace(SCHEDULE, recurrence=replace(RECURRENCE, max_lateness=timedelta(hours=2))), NOW),
+    ],
+)
+def test_the_digest_covers_every_part_of_the_schedule(schedule: Schedule, contact_time: datetime) -> None:
+    digests = {
+        plan_digest(replace(DELIVERY, schedule=one, contact_time=at), {}, 3, 0)
+        for one, at in ((None, None), (SCHEDULE, NOW), (replace(SCHEDULE, recurrence=RECURRENCE), NOW))
+        if one != schedule
+    }
+
+    assert plan_digest(replace(DELIVERY, schedule=schedule, contact_time=contact_time), {}, 3, 0) not in digests
 
 
 def test_the_digest_covers_who_was_excluded() -> None:

@@ -22,41 +22,42 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from campaign.delivery.v1 import schedule_pb2 as campaign_dot_delivery_dot_v1_dot_schedule__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#campaign/delivery/v1/delivery.proto\x12\x14\x63\x61mpaign.delivery.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x89\x07\n\x08\x44\x65livery\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12.\n\x07\x63hannel\x18\x03 \x01(\x0e\x32\x1d.campaign.delivery.v1.Channel\x12\x39\n\rfeedback_mode\x18\x04 \x01(\x0e\x32\".campaign.delivery.v1.FeedbackMode\x12.\n\x07\x63ontent\x18\x05 \x01(\x0b\x32\x1d.campaign.delivery.v1.Content\x12\x32\n\x0fvalidity_period\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x05state\x18\x07 \x01(\x0e\x32#.campaign.delivery.v1.DeliveryState\x12\x17\n\x0frecipient_count\x18\x08 \x01(\x03\x12(\n\x04plan\x18\t \x01(\x0b\x32\x1a.campaign.delivery.v1.Plan\x12\x38\n\x0c\x63onfirmation\x18\n \x01(\x0b\x32\".campaign.delivery.v1.Confirmation\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11validity_end_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63reator\x18\x10 \x01(\t\x12\x0c\n\x04\x65tag\x18\x11 \x01(\t\x12(\n\x04stop\x18\x12 \x01(\x0b\x32\x1a.campaign.delivery.v1.Stop\x12\x38\n\x14validity_closed_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0csettled_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x05pause\x18\x15 \x01(\x0b\x32\x1b.campaign.delivery.v1.Pause\"\x88\x01\n\x05Pause\x12\x0e\n\x06pauser\x18\x01 \x01(\t\x12.\n\npause_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x05\x63\x61use\x18\x03 \x01(\x0e\x32 .campaign.delivery.v1.PauseCause\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"\x85\x01\n\x04Stop\x12\x0f\n\x07stopper\x18\x01 \x01(\t\x12-\n\tstop_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fin_flight_count\x18\x03 \x01(\x03\x12\x12\n\nleft_count\x18\x04 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x05 \x01(\x08\"y\n\x07\x43ontent\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0c\n\x04html\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x14\n\x0c\x66rom_address\x18\x04 \x01(\t\x12\x11\n\tfrom_name\x18\x05 \x01(\t\x12\x18\n\x10reply_to_address\x18\x06 \x01(\t\"\xa4\x02\n\x04Plan\x12\x10\n\x08targeted\x18\x01 \x01(\x03\x12\x39\n\nexclusions\x18\x02 \x03(\x0b\x32%.campaign.delivery.v1.ExclusionVolume\x12\x12\n\nto_deliver\x18\x03 \x01(\x03\x12\x31\n\x08warnings\x18\x04 \x03(\x0b\x32\x1f.campaign.delivery.v1.PlanIssue\x12/\n\x06\x65rrors\x18\x05 \x03(\x0b\x32\x1f.campaign.delivery.v1.PlanIssue\x12\x13\n\x0bplan_digest\x18\x06 \x01(\t\x12\x30\n\x0cprepare_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08preparer\x18\x08 \x01(\t\"V\n\x0f\x45xclusionVolume\x12\x33\n\x05\x63\x61use\x18\x01 \x01(\x0e\x32$.campaign.delivery.v1.ExclusionCause\x12\x0e\n\x06volume\x18\x02 \x01(\x03\"/\n\tPlanIssue\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"|\n\x0c\x43onfirmation\x12\x11\n\tconfirmer\x18\x01 \x01(\t\x12\x30\n\x0c\x63onfirm_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bplan_digest\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t*|\n\nPauseCause\x12\x1b\n\x17PAUSE_CAUSE_UNSPECIFIED\x10\x00\x12\x17\n\x13PAUSE_CAUSE_COMMAND\x10\x01\x12\x1c\n\x18PAUSE_CAUSE_HARD_BOUNCES\x10\x02\x12\x1a\n\x16PAUSE_CAUSE_COMPLAINTS\x10\x03*X\n\x07\x43hannel\x12\x17\n\x13\x43HANNEL_UNSPECIFIED\x10\x00\x12\x11\n\rCHANNEL_EMAIL\x10\x01\x12\x0f\n\x0b\x43HANNEL_SMS\x10\x02\x12\x10\n\x0c\x43HANNEL_PUSH\x10\x03*h\n\x0c\x46\x65\x65\x64\x62\x61\x63kMode\x12\x1d\n\x19\x46\x45\x45\x44\x42\x41\x43K_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46\x45\x45\x44\x42\x41\x43K_MODE_WITH_EFS\x10\x01\x12\x1d\n\x19\x46\x45\x45\x44\x42\x41\x43K_MODE_WITHOUT_EFS\x10\x02*\xdb\x02\n\rDeliveryState\x12\x1e\n\x1a\x44\x45LIVERY_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x45LIVERY_STATE_EDITING\x10\x01\x12\x1c\n\x18\x44\x45LIVERY_STATE_PREPARING\x10\x02\x12%\n!DELIVERY_STATE_PREPARATION_FAILED\x10\x03\x12\x18\n\x14\x44\x45LIVERY_STATE_READY\x10\x04\x12 \n\x1c\x44\x45LIVERY_STATE_START_PENDING\x10\x05\x12\x1e\n\x1a\x44\x45LIVERY_STATE_IN_PROGRESS\x10\x06\x12\x19\n\x15\x44\x45LIVERY_STATE_PAUSED\x10\x07\x12\x1a\n\x16\x44\x45LIVERY_STATE_STOPPED\x10\x08\x12\x1b\n\x17\x44\x45LIVERY_STATE_FINISHED\x10\t\x12\x19\n\x15\x44\x45LIVERY_STATE_FAILED\x10\n*\x9a\x01\n\x0e\x45xclusionCause\x12\x1f\n\x1b\x45XCLUSION_CAUSE_UNSPECIFIED\x10\x00\x12!\n\x1d\x45XCLUSION_CAUSE_ADDRESS_EMPTY\x10\x01\x12%\n!EXCLUSION_CAUSE_ADDRESS_MALFORMED\x10\x02\x12\x1d\n\x19\x45XCLUSION_CAUSE_DUPLICATE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#campaign/delivery/v1/delivery.proto\x12\x14\x63\x61mpaign.delivery.v1\x1a#campaign/delivery/v1/schedule.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfe\x07\n\x08\x44\x65livery\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12.\n\x07\x63hannel\x18\x03 \x01(\x0e\x32\x1d.campaign.delivery.v1.Channel\x12\x39\n\rfeedback_mode\x18\x04 \x01(\x0e\x32\".campaign.delivery.v1.FeedbackMode\x12.\n\x07\x63ontent\x18\x05 \x01(\x0b\x32\x1d.campaign.delivery.v1.Content\x12\x32\n\x0fvalidity_period\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x05state\x18\x07 \x01(\x0e\x32#.campaign.delivery.v1.DeliveryState\x12\x17\n\x0frecipient_count\x18\x08 \x01(\x03\x12(\n\x04plan\x18\t \x01(\x0b\x32\x1a.campaign.delivery.v1.Plan\x12\x38\n\x0c\x63onfirmation\x18\n \x01(\x0b\x32\".campaign.delivery.v1.Confirmation\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11validity_end_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63reator\x18\x10 \x01(\t\x12\x0c\n\x04\x65tag\x18\x11 \x01(\t\x12(\n\x04stop\x18\x12 \x01(\x0b\x32\x1a.campaign.delivery.v1.Stop\x12\x38\n\x14validity_closed_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0csettled_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x05pause\x18\x15 \x01(\x0b\x32\x1b.campaign.delivery.v1.Pause\x12\x30\n\x08schedule\x18\x1e \x01(\x0b\x32\x1e.campaign.delivery.v1.Schedule\x12\x41\n\x11parent_occurrence\x18\x1f \x01(\x0b\x32&.campaign.delivery.v1.ParentOccurrence\"\x88\x01\n\x05Pause\x12\x0e\n\x06pauser\x18\x01 \x01(\t\x12.\n\npause_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x05\x63\x61use\x18\x03 \x01(\x0e\x32 .campaign.delivery.v1.PauseCause\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"\x85\x01\n\x04Stop\x12\x0f\n\x07stopper\x18\x01 \x01(\t\x12-\n\tstop_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fin_flight_count\x18\x03 \x01(\x03\x12\x12\n\nleft_count\x18\x04 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x05 \x01(\x08\"y\n\x07\x43ontent\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0c\n\x04html\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x14\n\x0c\x66rom_address\x18\x04 \x01(\t\x12\x11\n\tfrom_name\x18\x05 \x01(\t\x12\x18\n\x10reply_to_address\x18\x06 \x01(\t\"\xa4\x02\n\x04Plan\x12\x10\n\x08targeted\x18\x01 \x01(\x03\x12\x39\n\nexclusions\x18\x02 \x03(\x0b\x32%.campaign.delivery.v1.ExclusionVolume\x12\x12\n\nto_deliver\x18\x03 \x01(\x03\x12\x31\n\x08warnings\x18\x04 \x03(\x0b\x32\x1f.campaign.delivery.v1.PlanIssue\x12/\n\x06\x65rrors\x18\x05 \x03(\x0b\x32\x1f.campaign.delivery.v1.PlanIssue\x12\x13\n\x0bplan_digest\x18\x06 \x01(\t\x12\x30\n\x0cprepare_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08preparer\x18\x08 \x01(\t\"V\n\x0f\x45xclusionVolume\x12\x33\n\x05\x63\x61use\x18\x01 \x01(\x0e\x32$.campaign.delivery.v1.ExclusionCause\x12\x0e\n\x06volume\x18\x02 \x01(\x03\"/\n\tPlanIssue\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"|\n\x0c\x43onfirmation\x12\x11\n\tconfirmer\x18\x01 \x01(\t\x12\x30\n\x0c\x63onfirm_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bplan_digest\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t*|\n\nPauseCause\x12\x1b\n\x17PAUSE_CAUSE_UNSPECIFIED\x10\x00\x12\x17\n\x13PAUSE_CAUSE_COMMAND\x10\x01\x12\x1c\n\x18PAUSE_CAUSE_HARD_BOUNCES\x10\x02\x12\x1a\n\x16PAUSE_CAUSE_COMPLAINTS\x10\x03*X\n\x07\x43hannel\x12\x17\n\x13\x43HANNEL_UNSPECIFIED\x10\x00\x12\x11\n\rCHANNEL_EMAIL\x10\x01\x12\x0f\n\x0b\x43HANNEL_SMS\x10\x02\x12\x10\n\x0c\x43HANNEL_PUSH\x10\x03*h\n\x0c\x46\x65\x65\x64\x62\x61\x63kMode\x12\x1d\n\x19\x46\x45\x45\x44\x42\x41\x43K_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46\x45\x45\x44\x42\x41\x43K_MODE_WITH_EFS\x10\x01\x12\x1d\n\x19\x46\x45\x45\x44\x42\x41\x43K_MODE_WITHOUT_EFS\x10\x02*\xdb\x02\n\rDeliveryState\x12\x1e\n\x1a\x44\x45LIVERY_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x45LIVERY_STATE_EDITING\x10\x01\x12\x1c\n\x18\x44\x45LIVERY_STATE_PREPARING\x10\x02\x12%\n!DELIVERY_STATE_PREPARATION_FAILED\x10\x03\x12\x18\n\x14\x44\x45LIVERY_STATE_READY\x10\x04\x12 \n\x1c\x44\x45LIVERY_STATE_START_PENDING\x10\x05\x12\x1e\n\x1a\x44\x45LIVERY_STATE_IN_PROGRESS\x10\x06\x12\x19\n\x15\x44\x45LIVERY_STATE_PAUSED\x10\x07\x12\x1a\n\x16\x44\x45LIVERY_STATE_STOPPED\x10\x08\x12\x1b\n\x17\x44\x45LIVERY_STATE_FINISHED\x10\t\x12\x19\n\x15\x44\x45LIVERY_STATE_FAILED\x10\n*\x9a\x01\n\x0e\x45xclusionCause\x12\x1f\n\x1b\x45XCLUSION_CAUSE_UNSPECIFIED\x10\x00\x12!\n\x1d\x45XCLUSION_CAUSE_ADDRESS_EMPTY\x10\x01\x12%\n!EXCLUSION_CAUSE_ADDRESS_MALFORMED\x10\x02\x12\x1d\n\x19\x45XCLUSION_CAUSE_DUPLICATE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'campaign.delivery.v1.delivery_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PAUSECAUSE']._serialized_start=1990
-  _globals['_PAUSECAUSE']._serialized_end=2114
-  _globals['_CHANNEL']._serialized_start=2116
-  _globals['_CHANNEL']._serialized_end=2204
-  _globals['_FEEDBACKMODE']._serialized_start=2206
-  _globals['_FEEDBACKMODE']._serialized_end=2310
-  _globals['_DELIVERYSTATE']._serialized_start=2313
-  _globals['_DELIVERYSTATE']._serialized_end=2660
-  _globals['_EXCLUSIONCAUSE']._serialized_start=2663
-  _globals['_EXCLUSIONCAUSE']._serialized_end=2817
-  _globals['_DELIVERY']._serialized_start=127
-  _globals['_DELIVERY']._serialized_end=1032
-  _globals['_PAUSE']._serialized_start=1035
-  _globals['_PAUSE']._serialized_end=1171
-  _globals['_STOP']._serialized_start=1174
-  _globals['_STOP']._serialized_end=1307
-  _globals['_CONTENT']._serialized_start=1309
-  _globals['_CONTENT']._serialized_end=1430
-  _globals['_PLAN']._serialized_start=1433
-  _globals['_PLAN']._serialized_end=1725
-  _globals['_EXCLUSIONVOLUME']._serialized_start=1727
-  _globals['_EXCLUSIONVOLUME']._serialized_end=1813
-  _globals['_PLANISSUE']._serialized_start=1815
-  _globals['_PLANISSUE']._serialized_end=1862
-  _globals['_CONFIRMATION']._serialized_start=1864
-  _globals['_CONFIRMATION']._serialized_end=1988
+  _globals['_PAUSECAUSE']._serialized_start=2144
+  _globals['_PAUSECAUSE']._serialized_end=2268
+  _globals['_CHANNEL']._serialized_start=2270
+  _globals['_CHANNEL']._serialized_end=2358
+  _globals['_FEEDBACKMODE']._serialized_start=2360
+  _globals['_FEEDBACKMODE']._serialized_end=2464
+  _globals['_DELIVERYSTATE']._serialized_start=2467
+  _globals['_DELIVERYSTATE']._serialized_end=2814
+  _globals['_EXCLUSIONCAUSE']._serialized_start=2817
+  _globals['_EXCLUSIONCAUSE']._serialized_end=2971
+  _globals['_DELIVERY']._serialized_start=164
+  _globals['_DELIVERY']._serialized_end=1186
+  _globals['_PAUSE']._serialized_start=1189
+  _globals['_PAUSE']._serialized_end=1325
+  _globals['_STOP']._serialized_start=1328
+  _globals['_STOP']._serialized_end=1461
+  _globals['_CONTENT']._serialized_start=1463
+  _globals['_CONTENT']._serialized_end=1584
+  _globals['_PLAN']._serialized_start=1587
+  _globals['_PLAN']._serialized_end=1879
+  _globals['_EXCLUSIONVOLUME']._serialized_start=1881
+  _globals['_EXCLUSIONVOLUME']._serialized_end=1967
+  _globals['_PLANISSUE']._serialized_start=1969
+  _globals['_PLANISSUE']._serialized_end=2016
+  _globals['_CONFIRMATION']._serialized_start=2018
+  _globals['_CONFIRMATION']._serialized_end=2142
 # @@protoc_insertion_point(module_scope)

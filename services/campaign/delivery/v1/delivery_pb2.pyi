@@ -3,6 +3,7 @@
 isort:skip_file
 The delivery: one prepared and confirmed send to many recipients, never one SMTP hand-over."""
 
+from campaign.delivery.v1 import schedule_pb2 as _schedule_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -118,15 +119,17 @@ class _DeliveryStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deliver
     DELIVERY_STATE_READY: _DeliveryState.ValueType  # 4
     """Prepared: waits for ConfirmSend with the plan's digest. An edit takes it back to EDITING."""
     DELIVERY_STATE_START_PENDING: _DeliveryState.ValueType  # 5
-    """Confirmed: will start at its time, or as soon as a worker takes it."""
+    """Confirmed: will start at its time, or as soon as a worker takes it. Unconfirm takes it back to READY."""
     DELIVERY_STATE_IN_PROGRESS: _DeliveryState.ValueType  # 6
-    """Messages are being handed over."""
+    """Messages are being handed over. Of a recurring delivery: it has occurrences to come."""
     DELIVERY_STATE_PAUSED: _DeliveryState.ValueType  # 7
     """Handing over is held. (Reserved for Pause.)"""
     DELIVERY_STATE_STOPPED: _DeliveryState.ValueType  # 8
     """Ended by a person before all messages had left. (Reserved for Stop.)"""
     DELIVERY_STATE_FINISHED: _DeliveryState.ValueType  # 9
-    """Nothing is left to hand over. Feedback keeps changing send logs and KPIs."""
+    """Nothing is left to hand over; of a recurring delivery: no occurrence is left to come. Feedback keeps changing send
+    logs and KPIs.
+    """
     DELIVERY_STATE_FAILED: _DeliveryState.ValueType  # 10
     """The validity period ended and nothing had been handed over. (Reserved for the validity sweep.)"""
 
@@ -146,15 +149,17 @@ DELIVERY_STATE_PREPARATION_FAILED: DeliveryState.ValueType  # 3
 DELIVERY_STATE_READY: DeliveryState.ValueType  # 4
 """Prepared: waits for ConfirmSend with the plan's digest. An edit takes it back to EDITING."""
 DELIVERY_STATE_START_PENDING: DeliveryState.ValueType  # 5
-"""Confirmed: will start at its time, or as soon as a worker takes it."""
+"""Confirmed: will start at its time, or as soon as a worker takes it. Unconfirm takes it back to READY."""
 DELIVERY_STATE_IN_PROGRESS: DeliveryState.ValueType  # 6
-"""Messages are being handed over."""
+"""Messages are being handed over. Of a recurring delivery: it has occurrences to come."""
 DELIVERY_STATE_PAUSED: DeliveryState.ValueType  # 7
 """Handing over is held. (Reserved for Pause.)"""
 DELIVERY_STATE_STOPPED: DeliveryState.ValueType  # 8
 """Ended by a person before all messages had left. (Reserved for Stop.)"""
 DELIVERY_STATE_FINISHED: DeliveryState.ValueType  # 9
-"""Nothing is left to hand over. Feedback keeps changing send logs and KPIs."""
+"""Nothing is left to hand over; of a recurring delivery: no occurrence is left to come. Feedback keeps changing send
+logs and KPIs.
+"""
 DELIVERY_STATE_FAILED: DeliveryState.ValueType  # 10
 """The validity period ended and nothing had been handed over. (Reserved for the validity sweep.)"""
 Global___DeliveryState: _TypeAlias = DeliveryState  # noqa: Y015
@@ -214,6 +219,8 @@ class Delivery(_message.Message):
     VALIDITY_CLOSED_TIME_FIELD_NUMBER: _builtins.int
     SETTLED_TIME_FIELD_NUMBER: _builtins.int
     PAUSE_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    PARENT_OCCURRENCE_FIELD_NUMBER: _builtins.int
     delivery_id: _builtins.str
     """Assigned by CreateDelivery; decimal digits, ordered by creation time. Output only. Example: "451893744120889345"."""
     label: _builtins.str
@@ -290,6 +297,16 @@ class Delivery(_message.Message):
     def pause(self) -> Global___Pause:
         """Who or what paused it. Unset unless the state is PAUSED, or it was stopped while paused. Output only."""
 
+    @_builtins.property
+    def schedule(self) -> _schedule_pb2.Schedule:
+        """When it starts; part of the plan. Unset: at once, when it is confirmed. Not for a child of a recurring delivery."""
+
+    @_builtins.property
+    def parent_occurrence(self) -> _schedule_pb2.ParentOccurrence:
+        """Of a child of a recurring delivery: which occurrence it is of. Its content, audience and schedule are the parent's
+        and can't be changed. Output only.
+        """
+
     def __init__(
         self,
         *,
@@ -314,10 +331,12 @@ class Delivery(_message.Message):
         validity_closed_time: _timestamp_pb2.Timestamp | None = ...,
         settled_time: _timestamp_pb2.Timestamp | None = ...,
         pause: Global___Pause | None = ...,
+        schedule: _schedule_pb2.Schedule | None = ...,
+        parent_occurrence: _schedule_pb2.ParentOccurrence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "finish_time", b"finish_time", "pause", b"pause", "plan", b"plan", "settled_time", b"settled_time", "start_time", b"start_time", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "finish_time", b"finish_time", "parent_occurrence", b"parent_occurrence", "pause", b"pause", "plan", b"plan", "schedule", b"schedule", "settled_time", b"settled_time", "start_time", b"start_time", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "creator", b"creator", "delivery_id", b"delivery_id", "etag", b"etag", "feedback_mode", b"feedback_mode", "finish_time", b"finish_time", "label", b"label", "pause", b"pause", "plan", b"plan", "recipient_count", b"recipient_count", "settled_time", b"settled_time", "start_time", b"start_time", "state", b"state", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "creator", b"creator", "delivery_id", b"delivery_id", "etag", b"etag", "feedback_mode", b"feedback_mode", "finish_time", b"finish_time", "label", b"label", "parent_occurrence", b"parent_occurrence", "pause", b"pause", "plan", b"plan", "recipient_count", b"recipient_count", "schedule", b"schedule", "settled_time", b"settled_time", "start_time", b"start_time", "state", b"state", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -127,10 +127,13 @@ class ListDeliveriesRequest(_message.Message):
     STATES_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PARENT_DELIVERY_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """1..1,000; 0: 100. A larger value is taken as 1,000."""
     page_token: _builtins.str
     """From the previous page's next_page_token; empty: the first page. Keep the other fields as they were."""
+    parent_delivery_id: _builtins.str
+    """Only the children of this recurring delivery. Empty: deliveries that are no children."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_delivery_pb2.DeliveryState.ValueType]:
         """Only these states; empty: all."""
@@ -141,10 +144,11 @@ class ListDeliveriesRequest(_message.Message):
         states: _abc.Iterable[_delivery_pb2.DeliveryState.ValueType] | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        parent_delivery_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent_delivery_id", b"parent_delivery_id", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -192,8 +196,8 @@ class UpdateDeliveryRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What to change: label, feedback_mode, validity_period, content, or a field of content such as content.subject.
-        Required.
+        """What to change: label, feedback_mode, validity_period, schedule, content, or a field of content such as
+        content.subject. `schedule` with none given means at once: the old date is gone. Required.
         """
 
     def __init__(
@@ -552,11 +556,13 @@ class ConfirmSendResponse(_message.Message):
     """Messages that will be sent."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When sending starts; at once: the time of confirmation."""
+        """When sending starts: the contact time, or at once, which is the time of confirmation. Of a recurring delivery: its
+        next occurrence; unset if there is none.
+        """
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_delivery_pb2.PlanIssue]:
-        """The plan's warnings."""
+        """The plan's warnings, and one more if the contact time has passed: sending starts at once then."""
 
     @_builtins.property
     def confirmation(self) -> _delivery_pb2.Confirmation:

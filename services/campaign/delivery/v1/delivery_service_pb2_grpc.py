@@ -3,9 +3,11 @@
 import grpc
 import warnings
 
+from campaign.delivery.v1 import commands_pb2 as campaign_dot_delivery_dot_v1_dot_commands__pb2
 from campaign.delivery.v1 import delivery_service_pb2 as campaign_dot_delivery_dot_v1_dot_delivery__service__pb2
 from campaign.delivery.v1 import explanation_pb2 as campaign_dot_delivery_dot_v1_dot_explanation__pb2
 from campaign.delivery.v1 import look_ups_pb2 as campaign_dot_delivery_dot_v1_dot_look__ups__pb2
+from campaign.delivery.v1 import occurrence_pb2 as campaign_dot_delivery_dot_v1_dot_occurrence__pb2
 from campaign.delivery.v1 import send_log_feed_pb2 as campaign_dot_delivery_dot_v1_dot_send__log__feed__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -166,6 +168,46 @@ class DeliveryServiceStub:
                 request_serializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.ListTrackingEventsRequest.SerializeToString,
                 response_deserializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.ListTrackingEventsResponse.FromString,
                 _registered_method=True)
+        self.Unconfirm = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/Unconfirm',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.UnconfirmRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.UnconfirmResponse.FromString,
+                _registered_method=True)
+        self.CancelPreparation = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/CancelPreparation',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.CancelPreparationRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.CancelPreparationResponse.FromString,
+                _registered_method=True)
+        self.Decline = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/Decline',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.DeclineRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.DeclineResponse.FromString,
+                _registered_method=True)
+        self.DeleteDelivery = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/DeleteDelivery',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.DeleteDeliveryRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.DeleteDeliveryResponse.FromString,
+                _registered_method=True)
+        self.DuplicateDelivery = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/DuplicateDelivery',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.DuplicateDeliveryRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.DuplicateDeliveryResponse.FromString,
+                _registered_method=True)
+        self.PreviewOccurrences = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/PreviewOccurrences',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_occurrence__pb2.PreviewOccurrencesRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_occurrence__pb2.PreviewOccurrencesResponse.FromString,
+                _registered_method=True)
+        self.ListOccurrences = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/ListOccurrences',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_occurrence__pb2.ListOccurrencesRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_occurrence__pb2.ListOccurrencesResponse.FromString,
+                _registered_method=True)
+        self.GetRecurrenceTotals = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/GetRecurrenceTotals',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_occurrence__pb2.GetRecurrenceTotalsRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_occurrence__pb2.GetRecurrenceTotalsResponse.FromString,
+                _registered_method=True)
 
 
 class DeliveryServiceServicer:
@@ -197,9 +239,9 @@ class DeliveryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateDelivery(self, request, context):
-        """Changes a draft. A change of content, mode or validity takes READY and PREPARATION_FAILED back to EDITING: prepare
-        again. The label may change in any state. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE;
-        ABORTED/DELIVERY_CHANGED if the etag is not the present one.
+        """Changes a draft. A change of content, mode, validity or schedule takes READY and PREPARATION_FAILED back to
+        EDITING: prepare again. The label may change in any state. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE,
+        or DELIVERY_KIND for a child of a recurring delivery; ABORTED/DELIVERY_CHANGED if the etag is not the present one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -387,6 +429,74 @@ class DeliveryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Unconfirm(self, request, context):
+        """Takes the confirmation of a delivery back that has not started: START_PENDING to READY. Of this and the start,
+        exactly one happens. A repeated ConfirmSend under the old request_id gets the old answer and confirms nothing anew.
+        A child that the system had confirmed waits for a person then. Errors: NOT_FOUND;
+        FAILED_PRECONDITION/DELIVERY_STATE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelPreparation(self, request, context):
+        """Breaks a preparation off: PREPARING to EDITING, also while a worker is at it. Errors: NOT_FOUND;
+        FAILED_PRECONDITION/DELIVERY_STATE, FAILED_PRECONDITION/DELIVERY_KIND for a child of a recurring delivery.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Decline(self, request, context):
+        """Declines a child of a recurring delivery that waits to be confirmed: READY to STOPPED, for good. Errors: NOT_FOUND;
+        FAILED_PRECONDITION/DELIVERY_KIND, FAILED_PRECONDITION/DELIVERY_STATE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDelivery(self, request, context):
+        """Deletes a draft: EDITING, READY or PREPARATION_FAILED. It is gone for every caller at once; its rows are removed in
+        the background. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE, or DELIVERY_KIND for a child of a recurring
+        delivery; ABORTED/DELIVERY_CHANGED if the etag is not the present one; ABORTED/ALREADY_RUNNING while
+        its audience is being copied.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DuplicateDelivery(self, request, context):
+        """Makes a new draft with the content, channel, mode and validity of a delivery in any state, and if asked for with
+        its audience; never with its schedule. Not idempotent. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewOccurrences(self, request, context):
+        """Tells the next occurrences of a recurring delivery, or of a schedule that is given. Errors: NOT_FOUND;
+        FAILED_PRECONDITION/DELIVERY_KIND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOccurrences(self, request, context):
+        """Lists the occurrences of a recurring delivery that have come, and what became of each. Errors: NOT_FOUND;
+        FAILED_PRECONDITION/DELIVERY_KIND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRecurrenceTotals(self, request, context):
+        """Counts over all children of a recurring delivery, at the time of the call. Errors: NOT_FOUND;
+        FAILED_PRECONDITION/DELIVERY_KIND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeliveryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -514,6 +624,46 @@ def add_DeliveryServiceServicer_to_server(servicer, server):
                     servicer.ListTrackingEvents,
                     request_deserializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.ListTrackingEventsRequest.FromString,
                     response_serializer=campaign_dot_delivery_dot_v1_dot_look__ups__pb2.ListTrackingEventsResponse.SerializeToString,
+            ),
+            'Unconfirm': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unconfirm,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.UnconfirmRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.UnconfirmResponse.SerializeToString,
+            ),
+            'CancelPreparation': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelPreparation,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.CancelPreparationRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.CancelPreparationResponse.SerializeToString,
+            ),
+            'Decline': grpc.unary_unary_rpc_method_handler(
+                    servicer.Decline,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.DeclineRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.DeclineResponse.SerializeToString,
+            ),
+            'DeleteDelivery': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDelivery,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.DeleteDeliveryRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.DeleteDeliveryResponse.SerializeToString,
+            ),
+            'DuplicateDelivery': grpc.unary_unary_rpc_method_handler(
+                    servicer.DuplicateDelivery,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.DuplicateDeliveryRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.DuplicateDeliveryResponse.SerializeToString,
+            ),
+            'PreviewOccurrences': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewOccurrences,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_occurrence__pb2.PreviewOccurrencesRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_occurrence__pb2.PreviewOccurrencesResponse.SerializeToString,
+            ),
+            'ListOccurrences': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOccurrences,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_occurrence__pb2.ListOccurrencesRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_occurrence__pb2.ListOccurrencesResponse.SerializeToString,
+            ),
+            'GetRecurrenceTotals': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRecurrenceTotals,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_occurrence__pb2.GetRecurrenceTotalsRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_occurrence__pb2.GetRecurrenceTotalsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1195,6 +1345,222 @@ class DeliveryService:
             '/campaign.delivery.v1.DeliveryService/ListTrackingEvents',
             campaign_dot_delivery_dot_v1_dot_look__ups__pb2.ListTrackingEventsRequest.SerializeToString,
             campaign_dot_delivery_dot_v1_dot_look__ups__pb2.ListTrackingEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unconfirm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/Unconfirm',
+            campaign_dot_delivery_dot_v1_dot_commands__pb2.UnconfirmRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_commands__pb2.UnconfirmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelPreparation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/CancelPreparation',
+            campaign_dot_delivery_dot_v1_dot_commands__pb2.CancelPreparationRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_commands__pb2.CancelPreparationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Decline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/Decline',
+            campaign_dot_delivery_dot_v1_dot_commands__pb2.DeclineRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_commands__pb2.DeclineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDelivery(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/DeleteDelivery',
+            campaign_dot_delivery_dot_v1_dot_commands__pb2.DeleteDeliveryRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_commands__pb2.DeleteDeliveryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DuplicateDelivery(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/DuplicateDelivery',
+            campaign_dot_delivery_dot_v1_dot_commands__pb2.DuplicateDeliveryRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_commands__pb2.DuplicateDeliveryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewOccurrences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/PreviewOccurrences',
+            campaign_dot_delivery_dot_v1_dot_occurrence__pb2.PreviewOccurrencesRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_occurrence__pb2.PreviewOccurrencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOccurrences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/ListOccurrences',
+            campaign_dot_delivery_dot_v1_dot_occurrence__pb2.ListOccurrencesRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_occurrence__pb2.ListOccurrencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRecurrenceTotals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/GetRecurrenceTotals',
+            campaign_dot_delivery_dot_v1_dot_occurrence__pb2.GetRecurrenceTotalsRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_occurrence__pb2.GetRecurrenceTotalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,9 +3,11 @@
 isort:skip_file
 Deliveries, their send logs and their KPIs."""
 
+from campaign.delivery.v1 import commands_pb2 as _commands_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as _delivery_service_pb2
 from campaign.delivery.v1 import explanation_pb2 as _explanation_pb2
 from campaign.delivery.v1 import look_ups_pb2 as _look_ups_pb2
+from campaign.delivery.v1 import occurrence_pb2 as _occurrence_pb2
 from campaign.delivery.v1 import send_log_feed_pb2 as _send_log_feed_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
@@ -30,9 +32,9 @@ class DeliveryServiceStub:
     ListDeliveries: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.ListDeliveriesRequest, _delivery_service_pb2.ListDeliveriesResponse]
     """Lists deliveries, newest first; without content.html and content.text, which GetDelivery has."""
     UpdateDelivery: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.UpdateDeliveryRequest, _delivery_service_pb2.UpdateDeliveryResponse]
-    """Changes a draft. A change of content, mode or validity takes READY and PREPARATION_FAILED back to EDITING: prepare
-    again. The label may change in any state. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE;
-    ABORTED/DELIVERY_CHANGED if the etag is not the present one.
+    """Changes a draft. A change of content, mode, validity or schedule takes READY and PREPARATION_FAILED back to
+    EDITING: prepare again. The label may change in any state. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE,
+    or DELIVERY_KIND for a child of a recurring delivery; ABORTED/DELIVERY_CHANGED if the etag is not the present one.
     """
     AddRecipients: _aio.StreamUnaryMultiCallable[_delivery_service_pb2.AddRecipientsRequest, _delivery_service_pb2.AddRecipientsResponse]
     """Adds recipients to a draft: `open`, then numbered chunks. Each chunk is committed with its number, so an upload
@@ -126,6 +128,42 @@ class DeliveryServiceStub:
     """Lists opens, clicks, unsubscribes, complaints and auto-replies one by one. A page reads a bounded number of rows:
     with a filter on kinds it may be short, or empty, and still carry a token. Errors: NOT_FOUND.
     """
+    Unconfirm: _aio.UnaryUnaryMultiCallable[_commands_pb2.UnconfirmRequest, _commands_pb2.UnconfirmResponse]
+    """Takes the confirmation of a delivery back that has not started: START_PENDING to READY. Of this and the start,
+    exactly one happens. A repeated ConfirmSend under the old request_id gets the old answer and confirms nothing anew.
+    A child that the system had confirmed waits for a person then. Errors: NOT_FOUND;
+    FAILED_PRECONDITION/DELIVERY_STATE.
+    """
+    CancelPreparation: _aio.UnaryUnaryMultiCallable[_commands_pb2.CancelPreparationRequest, _commands_pb2.CancelPreparationResponse]
+    """Breaks a preparation off: PREPARING to EDITING, also while a worker is at it. Errors: NOT_FOUND;
+    FAILED_PRECONDITION/DELIVERY_STATE, FAILED_PRECONDITION/DELIVERY_KIND for a child of a recurring delivery.
+    """
+    Decline: _aio.UnaryUnaryMultiCallable[_commands_pb2.DeclineRequest, _commands_pb2.DeclineResponse]
+    """Declines a child of a recurring delivery that waits to be confirmed: READY to STOPPED, for good. Errors: NOT_FOUND;
+    FAILED_PRECONDITION/DELIVERY_KIND, FAILED_PRECONDITION/DELIVERY_STATE.
+    """
+    DeleteDelivery: _aio.UnaryUnaryMultiCallable[_commands_pb2.DeleteDeliveryRequest, _commands_pb2.DeleteDeliveryResponse]
+    """Deletes a draft: EDITING, READY or PREPARATION_FAILED. It is gone for every caller at once; its rows are removed in
+    the background. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE, or DELIVERY_KIND for a child of a recurring
+    delivery; ABORTED/DELIVERY_CHANGED if the etag is not the present one; ABORTED/ALREADY_RUNNING while
+    its audience is being copied.
+    """
+    DuplicateDelivery: _aio.UnaryUnaryMultiCallable[_commands_pb2.DuplicateDeliveryRequest, _commands_pb2.DuplicateDeliveryResponse]
+    """Makes a new draft with the content, channel, mode and validity of a delivery in any state, and if asked for with
+    its audience; never with its schedule. Not idempotent. Errors: NOT_FOUND.
+    """
+    PreviewOccurrences: _aio.UnaryUnaryMultiCallable[_occurrence_pb2.PreviewOccurrencesRequest, _occurrence_pb2.PreviewOccurrencesResponse]
+    """Tells the next occurrences of a recurring delivery, or of a schedule that is given. Errors: NOT_FOUND;
+    FAILED_PRECONDITION/DELIVERY_KIND.
+    """
+    ListOccurrences: _aio.UnaryUnaryMultiCallable[_occurrence_pb2.ListOccurrencesRequest, _occurrence_pb2.ListOccurrencesResponse]
+    """Lists the occurrences of a recurring delivery that have come, and what became of each. Errors: NOT_FOUND;
+    FAILED_PRECONDITION/DELIVERY_KIND.
+    """
+    GetRecurrenceTotals: _aio.UnaryUnaryMultiCallable[_occurrence_pb2.GetRecurrenceTotalsRequest, _occurrence_pb2.GetRecurrenceTotalsResponse]
+    """Counts over all children of a recurring delivery, at the time of the call. Errors: NOT_FOUND;
+    FAILED_PRECONDITION/DELIVERY_KIND.
+    """
 
 class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Prepares, confirms and relays deliveries, keeps a send log for every recipient, and tells the KPIs live.
@@ -164,9 +202,9 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_service_pb2.UpdateDeliveryRequest,
         context: _aio.ServicerContext[_delivery_service_pb2.UpdateDeliveryRequest, _abc.Awaitable[_delivery_service_pb2.UpdateDeliveryResponse]],
     ) -> _abc.Awaitable[_delivery_service_pb2.UpdateDeliveryResponse]:
-        """Changes a draft. A change of content, mode or validity takes READY and PREPARATION_FAILED back to EDITING: prepare
-        again. The label may change in any state. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE;
-        ABORTED/DELIVERY_CHANGED if the etag is not the present one.
+        """Changes a draft. A change of content, mode, validity or schedule takes READY and PREPARATION_FAILED back to
+        EDITING: prepare again. The label may change in any state. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE,
+        or DELIVERY_KIND for a child of a recurring delivery; ABORTED/DELIVERY_CHANGED if the etag is not the present one.
         """
 
     @_abc_1.abstractmethod
@@ -385,6 +423,90 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_look_ups_pb2.ListTrackingEventsResponse]:
         """Lists opens, clicks, unsubscribes, complaints and auto-replies one by one. A page reads a bounded number of rows:
         with a filter on kinds it may be short, or empty, and still carry a token. Errors: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def Unconfirm(
+        self,
+        request: _commands_pb2.UnconfirmRequest,
+        context: _aio.ServicerContext[_commands_pb2.UnconfirmRequest, _abc.Awaitable[_commands_pb2.UnconfirmResponse]],
+    ) -> _abc.Awaitable[_commands_pb2.UnconfirmResponse]:
+        """Takes the confirmation of a delivery back that has not started: START_PENDING to READY. Of this and the start,
+        exactly one happens. A repeated ConfirmSend under the old request_id gets the old answer and confirms nothing anew.
+        A child that the system had confirmed waits for a person then. Errors: NOT_FOUND;
+        FAILED_PRECONDITION/DELIVERY_STATE.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelPreparation(
+        self,
+        request: _commands_pb2.CancelPreparationRequest,
+        context: _aio.ServicerContext[_commands_pb2.CancelPreparationRequest, _abc.Awaitable[_commands_pb2.CancelPreparationResponse]],
+    ) -> _abc.Awaitable[_commands_pb2.CancelPreparationResponse]:
+        """Breaks a preparation off: PREPARING to EDITING, also while a worker is at it. Errors: NOT_FOUND;
+        FAILED_PRECONDITION/DELIVERY_STATE, FAILED_PRECONDITION/DELIVERY_KIND for a child of a recurring delivery.
+        """
+
+    @_abc_1.abstractmethod
+    def Decline(
+        self,
+        request: _commands_pb2.DeclineRequest,
+        context: _aio.ServicerContext[_commands_pb2.DeclineRequest, _abc.Awaitable[_commands_pb2.DeclineResponse]],
+    ) -> _abc.Awaitable[_commands_pb2.DeclineResponse]:
+        """Declines a child of a recurring delivery that waits to be confirmed: READY to STOPPED, for good. Errors: NOT_FOUND;
+        FAILED_PRECONDITION/DELIVERY_KIND, FAILED_PRECONDITION/DELIVERY_STATE.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteDelivery(
+        self,
+        request: _commands_pb2.DeleteDeliveryRequest,
+        context: _aio.ServicerContext[_commands_pb2.DeleteDeliveryRequest, _abc.Awaitable[_commands_pb2.DeleteDeliveryResponse]],
+    ) -> _abc.Awaitable[_commands_pb2.DeleteDeliveryResponse]:
+        """Deletes a draft: EDITING, READY or PREPARATION_FAILED. It is gone for every caller at once; its rows are removed in
+        the background. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE, or DELIVERY_KIND for a child of a recurring
+        delivery; ABORTED/DELIVERY_CHANGED if the etag is not the present one; ABORTED/ALREADY_RUNNING while
+        its audience is being copied.
+        """
+
+    @_abc_1.abstractmethod
+    def DuplicateDelivery(
+        self,
+        request: _commands_pb2.DuplicateDeliveryRequest,
+        context: _aio.ServicerContext[_commands_pb2.DuplicateDeliveryRequest, _abc.Awaitable[_commands_pb2.DuplicateDeliveryResponse]],
+    ) -> _abc.Awaitable[_commands_pb2.DuplicateDeliveryResponse]:
+        """Makes a new draft with the content, channel, mode and validity of a delivery in any state, and if asked for with
+        its audience; never with its schedule. Not idempotent. Errors: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def PreviewOccurrences(
+        self,
+        request: _occurrence_pb2.PreviewOccurrencesRequest,
+        context: _aio.ServicerContext[_occurrence_pb2.PreviewOccurrencesRequest, _abc.Awaitable[_occurrence_pb2.PreviewOccurrencesResponse]],
+    ) -> _abc.Awaitable[_occurrence_pb2.PreviewOccurrencesResponse]:
+        """Tells the next occurrences of a recurring delivery, or of a schedule that is given. Errors: NOT_FOUND;
+        FAILED_PRECONDITION/DELIVERY_KIND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListOccurrences(
+        self,
+        request: _occurrence_pb2.ListOccurrencesRequest,
+        context: _aio.ServicerContext[_occurrence_pb2.ListOccurrencesRequest, _abc.Awaitable[_occurrence_pb2.ListOccurrencesResponse]],
+    ) -> _abc.Awaitable[_occurrence_pb2.ListOccurrencesResponse]:
+        """Lists the occurrences of a recurring delivery that have come, and what became of each. Errors: NOT_FOUND;
+        FAILED_PRECONDITION/DELIVERY_KIND.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRecurrenceTotals(
+        self,
+        request: _occurrence_pb2.GetRecurrenceTotalsRequest,
+        context: _aio.ServicerContext[_occurrence_pb2.GetRecurrenceTotalsRequest, _abc.Awaitable[_occurrence_pb2.GetRecurrenceTotalsResponse]],
+    ) -> _abc.Awaitable[_occurrence_pb2.GetRecurrenceTotalsResponse]:
+        """Counts over all children of a recurring delivery, at the time of the call. Errors: NOT_FOUND;
+        FAILED_PRECONDITION/DELIVERY_KIND.
         """
 
 def add_DeliveryServiceServicer_to_server(servicer: DeliveryServiceServicer, server: _aio.Server) -> None: ...

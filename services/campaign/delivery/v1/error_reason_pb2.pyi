@@ -82,6 +82,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The message can't be made for this recipient: the text says what is wrong with template or
     attributes. Metadata: delivery_id, recipient.
     """
+    ERROR_REASON_DELIVERY_KIND: _ErrorReason.ValueType  # 42
+    """FAILED_PRECONDITION. The delivery is not of a kind that the command is for. Metadata: delivery_id, kind (PLAIN,
+    RECURRING or CHILD), allowed_kinds (comma-separated).
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo (domain "campaign") that every error status carries, spelled without the
@@ -148,5 +152,9 @@ or with the one of a KPI snapshot. Metadata: delivery_id, log_dropped_time if re
 ERROR_REASON_MESSAGE_NOT_RENDERED: ErrorReason.ValueType  # 41
 """FAILED_PRECONDITION. The message can't be made for this recipient: the text says what is wrong with template or
 attributes. Metadata: delivery_id, recipient.
+"""
+ERROR_REASON_DELIVERY_KIND: ErrorReason.ValueType  # 42
+"""FAILED_PRECONDITION. The delivery is not of a kind that the command is for. Metadata: delivery_id, kind (PLAIN,
+RECURRING or CHILD), allowed_kinds (comma-separated).
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

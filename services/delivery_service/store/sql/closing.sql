@@ -70,7 +70,9 @@ returning c.delivery_id;
 -- Asynchronous bounces are over: $2 after the last hand-over.
 with due as (
     select delivery_id from delivery
-    where settled_time is null and finish_time <= $1::timestamptz - $2::interval and validity_closed_time is not null
+    where settled_time is null and finish_time <= $1::timestamptz - $2::interval
+        -- Recurring deliveries have no validity period of their own.
+        and (validity_closed_time is not null or validity_end_time is null)
     order by finish_time limit $3
     for no key update skip locked
 ), changed as (

@@ -1,13 +1,21 @@
 -- Preparation; the steps are functions (schema/0003_preparation.sql).
 
 -- name: claim_preparation
--- Takes or renews the lease of a preparation: free, expired, or already ours. By the database's clock: replicas' clocks
--- may differ.
+-- Takes the lease of a preparation: free, expired, or already ours. By the database's clock: replicas' clocks may
+-- differ.
 update delivery
 set preparation_token = $2, preparation_lease_time = clock_timestamp() + $3::interval
-where delivery_id = $1 and state = 2
+where delivery_id = $1 and state = 2 and audience_source_id is null
     and (preparation_token is null or preparation_token = $2 or preparation_lease_time < clock_timestamp())
 returning prepared_through;
+
+-- name: renew_preparation
+-- Only ours: a preparation that was canceled and begun anew meanwhile is another worker's.
+update delivery set preparation_lease_time = clock_timestamp() + $3::interval
+where delivery_id = $1 and state = 2 and preparation_token = $2;
+
+-- name: clear_range
+select clear_range($1, $2, $3, $4);
 
 -- name: prepare_exclusions
 select prepare_exclusions($1, $2);

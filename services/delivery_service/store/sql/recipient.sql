@@ -3,7 +3,8 @@
 -- name: lock_draft
 -- Holds the delivery while a chunk is added to it: chunks of two uploads may not take the same numbers. A chunk is the
 -- one thing that takes several round trips; idle_in_transaction_session_timeout frees a stopped writer's lock.
-select state, version, recipient_count, audience_digest from delivery where delivery_id = $1 for no key update;
+select state, version, recipient_count, audience_digest, parent_id is not null as is_child
+from delivery where delivery_id = $1 for no key update;
 
 -- name: get_channel
 select channel from delivery where delivery_id = $1;
