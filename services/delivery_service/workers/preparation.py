@@ -51,26 +51,28 @@ class PreparationWorker:
     async def work(self) -> bool:
         """Prepares what there is to prepare; True if it did anything."""
         waiting = await self._deliveries.in_state(DeliveryState.PREPARING, _LISTED_MAX)
-        done = [await self._prepare(delivery_id) for delivery_id in waiting]
-        return any(done)
-
-    async def _prepare(self, delivery_id: int) -> bool:
-        """Does one delivery's preparation, or what is left of it. False: another worker has it."""
-        token = uuid4()
+        if not waiting:
+            return False
+        # One for all: a connection takes longer to open than a small delivery to prepare.
         connection = await connect_worker(self._database)
         try:
-            preparation = Preparation(connection)
-            through = await preparation.claim(delivery_id, token, self._lease)
-            if through is None:
-                return False
-            renewing = asyncio.create_task(self._renew(delivery_id, token), name=f"preparation-lease-{delivery_id}")
-            try:
-                await self._run(preparation, await self._deliveries.get(delivery_id), token, through)
-            finally:
-                renewing.cancel()
-                await asyncio.gather(renewing, return_exceptions=True)
+            done = [await self._prepare(Preparation(connection), delivery_id) for delivery_id in waiting]
         finally:
             await close_quietly(connection)
+        return any(done)
+
+    async def _prepare(self, preparation: Preparation, delivery_id: int) -> bool:
+        """Does one delivery's preparation, or what is left of it. False: another worker has it."""
+        token = uuid4()
+        through = await preparation.claim(delivery_id, token, self._lease)
+        if through is None:
+            return False
+        renewing = asyncio.create_task(self._renew(delivery_id, token), name=f"preparation-lease-{delivery_id}")
+        try:
+            await self._run(preparation, await self._deliveries.get(delivery_id), token, through)
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
         self._changed(delivery_id)
         return True
 
