@@ -62,7 +62,9 @@ class CommandCalls:
                     delivery.delivery_id, delivery.kind.name, "decline", (DeliveryKind.CHILD.name,), advice
                 )
             next_state(delivery.delivery_id, delivery.state, Command.DECLINE)
-            return await self._commands.decline(delivery.delivery_id, delivery.version, self._clock.now())
+            return await self._commands.decline(
+                delivery.delivery_id, delivery.version, caller().subject, self._clock.now()
+            )
 
         delivery = await self._carry_out(request.delivery_id, write)
         return pb.DeclineResponse(delivery=convert.delivery_to_pb(delivery))

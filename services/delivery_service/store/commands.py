@@ -33,9 +33,9 @@ class Commands:
             query("cancel_preparation"), delivery.delivery_id, delivery.version, now
         )
 
-    async def decline(self, delivery_id: int, version: int, now: datetime) -> bool:
+    async def decline(self, delivery_id: int, version: int, decliner: str, now: datetime) -> bool:
         """READY to STOPPED, of a child."""
-        return None is not await self._pool.fetchval(query("decline_child"), delivery_id, version, now)
+        return None is not await self._pool.fetchval(query("decline_child"), delivery_id, version, now, decliner)
 
     async def delete(self, delivery: Delivery, now: datetime) -> Deletion:
         """Takes a draft away; its rows are left to `purge`."""

@@ -144,7 +144,7 @@ class RecurrenceWorker:
     async def _stop_all(self) -> int:
         expired = await self._recurrences.out_of_time(self._clock.now(), _LISTED_MAX)
         for child_id, version in expired:
-            if await self._commands.decline(child_id, version, self._clock.now()):
+            if await self._commands.decline(child_id, version, SYSTEM, self._clock.now()):
                 log.warning(
                     "a child was not confirmed in time", extra={"action": "stop_child", "delivery_id": child_id}
                 )

@@ -28,10 +28,12 @@ from changed d where c.delivery_id = d.delivery_id and c.slot = 0
 returning c.delivery_id;
 
 -- name: decline_child
--- READY to STOPPED, of a child that nobody wants to confirm.
+-- READY to STOPPED, of a child that nobody wants to confirm: stopped like any other, with nothing in flight.
 with changed as (
     update delivery
-    set state = 8, version = version + 1, update_time = $3
+    set state = 8, version = version + 1, update_time = $3, stop_time = $3, stopper = $4, stop_in_flight = 0,
+        stop_revisions = (
+            select array_agg(c.revision order by c.slot) from delivery_counter c where c.delivery_id = $1)
     where delivery_id = $1 and version = $2 and state = 4 and parent_id is not null
     returning delivery_id
 )
