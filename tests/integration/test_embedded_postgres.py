@@ -19,8 +19,8 @@ from pathlib import Path
 from service_runtime.embedded_postgres import THROWAWAY, EmbeddedPostgres
 
 with EmbeddedPostgres(Path(sys.argv[1]), THROWAWAY) as postgres:
-    print(postgres.dsn, flush=True)
     try:
+        print(postgres.dsn, flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         print("interrupted", flush=True)

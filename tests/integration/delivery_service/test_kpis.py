@@ -361,6 +361,7 @@ async def test_the_last_state_is_never_missed_however_many_watch_and_write(commo
 async def test_changes_are_coalesced_to_the_interval_and_the_last_one_still_comes(common: DeliveryStack) -> None:
     delivery_id = await common.sent(1)
 
+    opened = asyncio.get_running_loop().time()
     async with watching(common, delivery_id, min_interval=Duration(nanos=300_000_000)) as watch:
         await watch.next()
         before = watch.newest[delivery_id].revision
@@ -369,8 +370,9 @@ async def test_changes_are_coalesced_to_the_interval_and_the_last_one_still_come
         await watch.until(final)
 
     assert final.revision - before == 60
-    gaps = [later - earlier for earlier, later in zip(watch.times, watch.times[1:], strict=False)]
-    assert min(gaps) >= 0.25
+    # Not the gaps: a reader that was held up finds several that were written in time.
+    intervals = len(watch.times) - 1
+    assert watch.times[-1] - opened >= 0.3 * intervals
     assert watch.newest[delivery_id].revision == final.revision
 
 
