@@ -39,8 +39,8 @@ group by s.slot
 """
 _DELIVERY: Final = """
 insert into delivery (delivery_id, label, channel, feedback_mode, subject, html, body_text, from_address, from_name,
-    reply_to_address, validity_period, state, creator, create_time, update_time, start_time, validity_end_time, slot_count,
-    recipient_count, plan)
+    reply_to_address, validity_period, state, creator, create_time, update_time, start_time, validity_end_time,
+    slot_count, recipient_count, plan)
 values ($1, 'bench', 1, 1, 'Hello {{ first_name }}', $2, '', 'news@example.com', '', '', '84 hours', $3, 'bench', now(),
     now(), now(), now() + interval '84 hours', $4, $5, $6)
 """
