@@ -21,7 +21,7 @@ from campaign.delivery.v1.send_log_feed_pb2 import ExportSendLogsRequest
 from campaign.delivery.v1.send_log_pb2 import FailureType, Reason, SendLogStatus
 from campaign_cli import logs
 from campaign_cli.client import SEND_PATIENCE_SECONDS, Target, connect
-from campaign_cli.control import pause, resume, stop
+from campaign_cli.control import approve, pause, resume, stop
 from campaign_cli.display import render_kpis, render_modes
 from campaign_cli.explain import render_delivery, render_recipient
 from campaign_cli.export import FORMATS, export_send_logs
@@ -43,7 +43,7 @@ def campaign() -> None:
     """Runs Campaign Delivery on this machine, sends to a list of recipients, and shows what becomes of it."""
 
 
-for command in (pause, resume, stop, qualify):
+for command in (approve, pause, resume, stop, qualify):
     campaign.add_command(command)
 
 

@@ -1,15 +1,37 @@
-"""pause, resume and stop: commands on a delivery that is being sent."""
+"""approve, pause, resume and stop: commands of those who look after a send."""
 
 from typing import Any
 
 import click
 
+from campaign.delivery.v1 import before_the_send_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from campaign_cli import logs
 from campaign_cli.client import Target, connect
 from campaign_cli.options import json_option, target_options
 from campaign_cli.running import open_console, run
 from campaign_cli.words import plural
+
+
+@click.command()
+@click.argument("delivery_id", metavar="ID")
+@click.argument("plan_digest", metavar="DIGEST")
+@json_option
+@target_options
+def approve(delivery_id: str, plan_digest: str, as_json: bool, **where: Any) -> None:
+    """Approves the plan with this digest, as a second person: neither who prepared it nor who will confirm it."""
+
+    async def work() -> None:
+        console = open_console()
+        request = before_the_send_pb2.ApproveDeliveryRequest(delivery_id=delivery_id, plan_digest=plan_digest)
+        async with connect(Target(**where)) as client:
+            approved = await client.call(client.stub.ApproveDelivery, request)
+        if as_json:
+            logs.print_json(console, approved)
+        else:
+            console.print(f"Approved by {approved.delivery.approval.approver}.", highlight=False)
+
+    run(work())
 
 
 @click.command()

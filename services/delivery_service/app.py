@@ -13,6 +13,7 @@ from campaign.delivery.v1 import delivery_service_pb2, observation_service_pb2, 
 from campaign.delivery.v1.observation_service_pb2_grpc import add_ObservationServiceServicer_to_server
 from campaign.mta.v1 import relay_service_pb2
 from campaign.mta.v1.relay_service_pb2_grpc import RelayServiceStub
+from delivery_service.api.before_the_send import BeforeTheSendCalls
 from delivery_service.api.commands import CommandCalls
 from delivery_service.api.control import ControlCalls
 from delivery_service.api.deliveries import DeliveryCalls
@@ -32,6 +33,7 @@ from delivery_service.api.servicer import AfterTheSend, Servicer, add_to_server
 from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings
 from delivery_service.store.apply_writer import ApplySettings, ApplyWriter
+from delivery_service.store.before_the_send import BeforeTheSend
 from delivery_service.store.closing import Closing
 from delivery_service.store.commands import Commands
 from delivery_service.store.control import Control
@@ -51,6 +53,7 @@ from delivery_service.workers.closing import ClosingWorker
 from delivery_service.workers.engagement import EngagementWorker
 from delivery_service.workers.housekeeping import AudienceCopyWorker, DeletionWorker
 from delivery_service.workers.mta_contact import MtaContactWorker
+from delivery_service.workers.pacing import PacingWorker
 from delivery_service.workers.poll import PollLoop
 from delivery_service.workers.preparation import PreparationWorker
 from delivery_service.workers.recurrence import RecurrenceWorker
@@ -194,6 +197,7 @@ class App:
         explanations = Explanations(pool, settings.source_silence)
         contact = MtaContactWorker(explanations, holder, channel.get_state, clock, settings.mta_contact_report_seconds)
         control = Control(pool)
+        before = BeforeTheSend(pool)
         breaker = BreakerWorker(control, settings, clock, metrics, self._changed)
         commands = Commands(pool)
         recurrences = Recurrences(pool, settings.long_statement_timeout_seconds)
@@ -206,6 +210,7 @@ class App:
             ("relay-states", relay.look_at_states),
             ("closing", closing.work),
             ("breaker", breaker.work),
+            ("pacing", PacingWorker(before, clock, self._wake_workers).work),
             ("engagement", engagement.work),
             ("mta-contact", contact.work),
             ("recurrence", recurrence.work),
@@ -237,6 +242,7 @@ class App:
             ),
             CommandCalls(deliveries, commands, settings, clock, self._changed),
             OccurrenceCalls(deliveries, recurrences, settings, clock),
+            BeforeTheSendCalls(deliveries, before, relay.send_proof, settings, clock, self._changed),
         )
         await self._open_doors(servicer, ObservationCalls(writer, feedback, settings, clock, metrics), registry)
 

@@ -195,7 +195,26 @@ def delivery_to_pb(delivery: Delivery) -> delivery_pb2.Delivery:
         pause=_pause(delivery),
         validity_closed_time=timestamp(delivery.validity_closed_time),
         settled_time=timestamp(delivery.settled_time),
+        requires_approval=delivery.requires_approval,
+        approval=_approval(delivery),
+        pacing=_pacing(delivery),
     )
+
+
+def _approval(delivery: Delivery) -> delivery_pb2.Approval | None:
+    if (approval := delivery.approval) is None:
+        return None
+    return delivery_pb2.Approval(
+        approver=approval.approver,
+        approve_time=timestamp(approval.approve_time),
+        plan_digest=approval.plan_digest,
+    )
+
+
+def _pacing(delivery: Delivery) -> delivery_pb2.Pacing | None:
+    if (pacing := delivery.pacing) is None:
+        return None
+    return delivery_pb2.Pacing(first_wave_count=pacing.first_wave_count, messages_per_hour=pacing.messages_per_hour)
 
 
 def _pause(delivery: Delivery) -> delivery_pb2.Pause | None:

@@ -131,6 +131,10 @@ class Settings(BaseSettings):
     mta_contact_report_seconds: float = Field(5.0, gt=0)
     """How often this process says whether it reaches the MTA side; keep it well below source_silence_seconds."""
 
+    # Proofs.
+    proofs_per_call_max: int = Field(50, ge=1, le=1_024)
+    proofs_per_delivery_max: int = Field(1_000, ge=1)
+
     # Schedules and recurring deliveries, copies and deletions.
     schedule_days_ahead_max: int = Field(3_660, ge=1, le=20_000)
     """How far ahead a contact time may lie."""

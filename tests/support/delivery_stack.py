@@ -77,6 +77,12 @@ class DeliveryStack:
         async with open_channel(self.target, StaticToken(self.keys.sign("tester", roles, TOKEN_SECONDS))) as channel:
             yield channel
 
+    def person(self, subject: str, *roles: str) -> DeliveryServiceStub:
+        """A client for someone else than the tester."""
+        channel = open_channel(self.target, StaticToken(self.keys.sign(subject, roles, TOKEN_SECONDS)))
+        self._channels.append(channel)
+        return DeliveryServiceStub(channel)
+
     def client(self, *roles: str) -> DeliveryServiceStub:
         return DeliveryServiceStub(self.channel(*roles))
 

@@ -24,7 +24,15 @@ from delivery_service.api.validation import (
 from delivery_service.domain.delivery import VALIDITY_MAX, Confirmation, Content, Delivery, DeliveryKind
 from delivery_service.domain.identifiers import new_delivery_id
 from delivery_service.domain.lifecycle import Channel, Command, DeliveryState, next_state
-from delivery_service.domain.problems import DeliveryChanged, PlanChanged, RequestIdReused, child_is_fixed
+from delivery_service.domain.pacing import MESSAGES_PER_HOUR_MAX, Pacing
+from delivery_service.domain.problems import (
+    ApprovalMissing,
+    DeliveryChanged,
+    PlanChanged,
+    RequestIdReused,
+    SecondPersonNeeded,
+    child_is_fixed,
+)
 from delivery_service.domain.recurrence import occurrences
 from delivery_service.domain.status import FeedbackMode
 from delivery_service.settings import Settings
@@ -39,6 +47,8 @@ _UPDATABLE: Final = (
     "feedback_mode",
     "validity_period",
     "schedule",
+    "requires_approval",
+    "pacing",
     "content",
     *(f"content.{field}" for field in _CONTENT_FIELDS),
 )
@@ -77,6 +87,8 @@ class DeliveryCalls:
             update_time=now,
             schedule=scheduled.schedule if scheduled else None,
             contact_time=scheduled.contact_time if scheduled else None,
+            requires_approval=given.requires_approval,
+            pacing=_pacing(given, self._settings.recipients_per_delivery_max),
         )
         self._require_fitting(draft)
         while not await self._deliveries.create(draft):
@@ -115,7 +127,7 @@ class DeliveryCalls:
         def edit(delivery: Delivery) -> Delivery:
             if given.etag and given.etag != str(delivery.version):
                 raise DeliveryChanged(delivery_id, str(delivery.version))
-            edited = _edited(delivery, given, paths)
+            edited = _edited(delivery, given, paths, self._settings.recipients_per_delivery_max)
             if "schedule" in paths:  # none given: at once, and nothing is left of the old one
                 edited = replace(
                     edited,
@@ -150,7 +162,7 @@ class DeliveryCalls:
         raise DeliveryChanged(delivery_id, "")
 
     async def confirm_send(self, request: pb.ConfirmSendRequest) -> pb.ConfirmSendResponse:
-        """Checks in the order role (the interceptor's), state, digest; one compare-and-set confirms.
+        """Checks in the order role (the interceptor's), state, digest, approval; one compare-and-set confirms.
 
         Whoever loses the race for it reads again, and finds the winner's confirmation: its own if the request_id is.
         """
@@ -171,6 +183,7 @@ class DeliveryCalls:
             digest = delivery.plan.plan_digest if delivery.plan else ""
             if digest != request.plan_digest:
                 raise PlanChanged(delivery_id, digest)
+            _require_approval(delivery)
             now = self._clock.now()
             start_time = await _start_time(delivery, now)
             if request.validate_only:
@@ -203,6 +216,15 @@ class DeliveryCalls:
                 _body_violation("delivery.content.text", content.text, body_max),
             ]
         )
+
+
+def _require_approval(delivery: Delivery) -> None:
+    if not delivery.requires_approval:
+        return
+    if delivery.approval is None:
+        raise ApprovalMissing(delivery.delivery_id, delivery.plan.plan_digest if delivery.plan else "")
+    if delivery.approval.approver == caller().subject:
+        raise SecondPersonNeeded(delivery.delivery_id, caller().subject, "has approved it, and can't confirm it")
 
 
 async def _start_time(delivery: Delivery, now: datetime) -> datetime | None:
@@ -285,7 +307,21 @@ def _content(given: delivery_pb2.Content) -> Content:
     return Content(**{name: getattr(given, name) for name in _CONTENT_FIELDS})
 
 
-def _edited(delivery: Delivery, given: delivery_pb2.Delivery, paths: list[str]) -> Delivery:
+def _pacing(given: delivery_pb2.Delivery, first_wave_max: int) -> Pacing | None:
+    if not given.HasField("pacing"):
+        return None
+    first, rate = given.pacing.first_wave_count, given.pacing.messages_per_hour
+    if not 1 <= rate <= MESSAGES_PER_HOUR_MAX:
+        raise InvalidInput.of(
+            "delivery.pacing.messages_per_hour",
+            f"is {rate}: give 1 to {MESSAGES_PER_HOUR_MAX:,}, or leave pacing unset to send as fast as it goes",
+        )
+    if not 0 <= first <= first_wave_max:
+        raise InvalidInput.of("delivery.pacing.first_wave_count", f"is {first}: give 0 to {first_wave_max:,}")
+    return Pacing(first, rate)
+
+
+def _edited(delivery: Delivery, given: delivery_pb2.Delivery, paths: list[str], first_wave_max: int) -> Delivery:
     """The delivery with the masked fields taken from the request."""
     edited = delivery
     for path in paths:
@@ -296,6 +332,10 @@ def _edited(delivery: Delivery, given: delivery_pb2.Delivery, paths: list[str]) 
                 edited = replace(edited, feedback_mode=_feedback_mode(given.feedback_mode, delivery.channel))
             case ("validity_period", _, _):
                 edited = replace(edited, validity_period=_validity(given))
+            case ("requires_approval", _, _):
+                edited = replace(edited, requires_approval=given.requires_approval)
+            case ("pacing", _, _):
+                edited = replace(edited, pacing=_pacing(given, first_wave_max))
             case ("content", _, ""):
                 edited = replace(edited, content=_content(given.content))
             case ("content", _, name):

@@ -31,6 +31,11 @@ ERROR_TABLE: Final[ErrorTable] = {
     problems.UploadNotFound: _row(grpc.StatusCode.NOT_FOUND, ErrorReason.ERROR_REASON_UPLOAD_NOT_FOUND),
     problems.StateProblem: _row(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_DELIVERY_STATE),
     problems.KindProblem: _row(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_DELIVERY_KIND),
+    problems.ApprovalMissing: _row(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_APPROVAL_MISSING),
+    problems.SecondPersonNeeded: _row(
+        grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_SECOND_PERSON_NEEDED
+    ),
+    problems.MtaSideUnavailable: _row(grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_MTA_SIDE_UNAVAILABLE),
     problems.PlanChanged: _row(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_PLAN_CHANGED),
     problems.DeliveryChanged: _row(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_DELIVERY_CHANGED),
     problems.AlreadyRunning: _row(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_ALREADY_RUNNING),

@@ -1,7 +1,7 @@
 """AddRecipients: a client stream of numbered chunks, each read while the one before it is being committed."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import orjson
 
@@ -80,7 +80,7 @@ class RecipientCalls:
             encoded = orjson.dumps(attributes)
             if not self._surely_sound(new.profile_id, new.address, attributes, encoded):
                 path = f"chunk.recipients[{index}]"
-                violations += self._violations_of(path, new.profile_id, new.address, attributes)
+                violations += recipient_violations(path, new.profile_id, new.address, attributes, self._settings)
             address = normalise_address(channel, new.address)
             rows.append(RecipientRow(address_problem(channel, address), new.profile_id, address, encoded.decode()))
         require_valid(violations)
@@ -104,33 +104,32 @@ class RecipientCalls:
             and "\x00" not in address
         )
 
-    def _violations_of(
-        self, path: str, profile_id: str, address: str, attributes: dict[str, str]
-    ) -> list[FieldViolation]:
-        limits = self._settings
-        size = sum(len(key.encode()) + len(value.encode()) for key, value in attributes.items())
-        checks = [
-            text_violation(f"{path}.profile_id", profile_id, limits.profile_id_characters_max),
-            text_violation(f"{path}.address", address, limits.address_characters_max),
-            *(
-                text_violation(f"{path}.attributes[{key[:40]!r}]", key, limits.attribute_key_characters_max)
-                or text_violation(f"{path}.attributes[{key[:40]!r}]", value, limits.attributes_bytes_max)
-                for key, value in attributes.items()
-            ),
-        ]
-        if len(attributes) > limits.attributes_per_recipient_max:
-            count_max = limits.attributes_per_recipient_max
-            checks.append(
-                FieldViolation(f"{path}.attributes", f"has {len(attributes)}: at most {count_max} are allowed")
-            )
-        if size > limits.attributes_bytes_max:
-            bytes_max = limits.attributes_bytes_max
-            checks.append(FieldViolation(f"{path}.attributes", f"has {size} bytes: at most {bytes_max} are allowed"))
-        return [violation for violation in checks if violation is not None]
-
 
 def _upload_id_of(text: str, field: str) -> str:
     if not text:
         raise InvalidInput.of(field, "is empty: name the upload, e.g. by a UUID")
     require_valid([text_violation(field, text, _UPLOAD_ID_CHARACTERS_MAX)])
     return text
+
+
+def recipient_violations(
+    path: str, profile_id: str, address: str, attributes: Mapping[str, str], limits: Settings
+) -> list[FieldViolation]:
+    """What is too long in a recipient, or can't be stored."""
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in attributes.items())
+    checks = [
+        text_violation(f"{path}.profile_id", profile_id, limits.profile_id_characters_max),
+        text_violation(f"{path}.address", address, limits.address_characters_max),
+        *(
+            text_violation(f"{path}.attributes[{key[:40]!r}]", key, limits.attribute_key_characters_max)
+            or text_violation(f"{path}.attributes[{key[:40]!r}]", value, limits.attributes_bytes_max)
+            for key, value in attributes.items()
+        ),
+    ]
+    if len(attributes) > limits.attributes_per_recipient_max:
+        count_max = limits.attributes_per_recipient_max
+        checks.append(FieldViolation(f"{path}.attributes", f"has {len(attributes)}: at most {count_max} are allowed"))
+    if size > limits.attributes_bytes_max:
+        bytes_max = limits.attributes_bytes_max
+        checks.append(FieldViolation(f"{path}.attributes", f"has {size} bytes: at most {bytes_max} are allowed"))
+    return [violation for violation in checks if violation is not None]

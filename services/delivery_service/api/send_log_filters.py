@@ -7,13 +7,12 @@ from campaign.delivery.v1 import delivery_service_pb2 as pb
 from campaign.delivery.v1 import send_log_feed_pb2 as feed_pb
 from delivery_service.api.validation import enums_of
 from delivery_service.domain.delivery import Delivery
+from delivery_service.domain.identifiers import RECIPIENT_MAX
 from delivery_service.domain.lifecycle import Channel
 from delivery_service.domain.outcome import FailureType, Reason
 from delivery_service.domain.status import FeedbackMode, Status, outcomes_shown_as
 from delivery_service.store.send_logs import Filters
 from service_runtime.problems import InvalidInput
-
-RECIPIENT_MAX: Final = 2**31 - 1
 
 _STATUSES: Final = {int(status): status for status in Status}
 _FAILURE_TYPES: Final[dict[int, FailureType]] = {
@@ -60,7 +59,7 @@ def mode_of(number: int, delivery: Delivery) -> FeedbackMode:
 
 
 def recipient_of(recipient: int) -> int:
-    """A recipient's number in a request."""
-    if not 1 <= recipient <= RECIPIENT_MAX:
-        raise InvalidInput.of("recipient", f"is {recipient}: give the recipient's number, from 1")
+    """A recipient's number in a request; a proof's is below 1."""
+    if not recipient or not -RECIPIENT_MAX <= recipient <= RECIPIENT_MAX:
+        raise InvalidInput.of("recipient", f"is {recipient}: give a recipient's number, from 1, or a proof's, from -1")
     return recipient

@@ -5,7 +5,7 @@ from datetime import timedelta
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from campaign.delivery.v1 import send_log_pb2
 from delivery_service import convert
-from delivery_service.api.send_log_filters import RECIPIENT_MAX, AskedFilters, mode_of, recipient_of
+from delivery_service.api.send_log_filters import AskedFilters, mode_of, recipient_of
 from delivery_service.api.validation import (
     delivery_id_of,
     page_size_of,
@@ -15,6 +15,7 @@ from delivery_service.api.validation import (
     text_violation,
 )
 from delivery_service.domain.address import normalise_address
+from delivery_service.domain.identifiers import RECIPIENT_MAX
 from delivery_service.domain.lifecycle import HAS_SEND_LOGS
 from delivery_service.domain.problems import SendLogNotFound
 from delivery_service.settings import Settings

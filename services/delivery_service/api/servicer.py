@@ -8,12 +8,20 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from campaign.delivery.v1 import commands_pb2, explanation_pb2, look_ups_pb2, occurrence_pb2, send_log_feed_pb2
+from campaign.delivery.v1 import (
+    before_the_send_pb2,
+    commands_pb2,
+    explanation_pb2,
+    look_ups_pb2,
+    occurrence_pb2,
+    send_log_feed_pb2,
+)
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from campaign.delivery.v1.delivery_service_pb2_grpc import (
     DeliveryServiceServicer,
     add_DeliveryServiceServicer_to_server,
 )
+from delivery_service.api.before_the_send import BeforeTheSendCalls
 from delivery_service.api.commands import CommandCalls
 from delivery_service.api.control import ControlCalls
 from delivery_service.api.deliveries import DeliveryCalls
@@ -52,6 +60,7 @@ class Servicer(DeliveryServiceServicer):
         after: AfterTheSend,
         commands: CommandCalls,
         occurrences: OccurrenceCalls,
+        before: BeforeTheSendCalls,
     ) -> None:
         self._deliveries = deliveries
         self._recipients = recipients
@@ -61,6 +70,7 @@ class Servicer(DeliveryServiceServicer):
         self._after = after
         self._commands = commands
         self._occurrences = occurrences
+        self._before = before
 
     async def CreateDelivery(self, request: pb.CreateDeliveryRequest, context: Any) -> pb.CreateDeliveryResponse:
         return await self._deliveries.create(request)
@@ -200,6 +210,16 @@ class Servicer(DeliveryServiceServicer):
         self, request: occurrence_pb2.GetRecurrenceTotalsRequest, context: Any
     ) -> occurrence_pb2.GetRecurrenceTotalsResponse:
         return await self._occurrences.totals(request)
+
+    async def ApproveDelivery(
+        self, request: before_the_send_pb2.ApproveDeliveryRequest, context: Any
+    ) -> before_the_send_pb2.ApproveDeliveryResponse:
+        return await self._before.approve(request)
+
+    async def SendProof(
+        self, request: before_the_send_pb2.SendProofRequest, context: Any
+    ) -> before_the_send_pb2.SendProofResponse:
+        return await self._before.send_proof(request)
 
 
 def add_to_server(servicer: Servicer, server: grpc.aio.Server) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 from delivery_service.domain.breaker import PauseCause
 from delivery_service.domain.lifecycle import Channel, DeliveryState
+from delivery_service.domain.pacing import Pacing
 from delivery_service.domain.schedule import Schedule
 from delivery_service.domain.status import FeedbackMode
 
@@ -70,6 +71,15 @@ class Confirmation:
 
 
 @dataclass(frozen=True, slots=True)
+class Approval:
+    """Who approved which plan, and when."""
+
+    approver: str
+    approve_time: datetime
+    plan_digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class ParentOccurrence:
     """Of which occurrence (nominal local time) of which recurring delivery a delivery is the child."""
 
@@ -125,6 +135,17 @@ class Delivery:
     contact_time: datetime | None = None
     """The instant that the schedule stands for; of a recurrence, that of its first occurrence."""
     parent_occurrence: ParentOccurrence | None = None
+    requires_approval: bool = False
+    last_approval: Approval | None = None
+    """In force only while its digest is the plan's: see `approval`."""
+    pacing: Pacing | None = None
+
+    @property
+    def approval(self) -> Approval | None:
+        """The approval of the present plan."""
+        if self.plan is None or self.last_approval is None or self.last_approval.plan_digest != self.plan.plan_digest:
+            return None
+        return self.last_approval
 
     @property
     def kind(self) -> DeliveryKind:

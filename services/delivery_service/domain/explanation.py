@@ -38,6 +38,7 @@ class FactKind(IntEnum):
     VALIDITY_CLOSED = 21
     NOT_SETTLED = 22
     SETTLED = 23
+    PACED = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,8 @@ class Situation:
     lost_contacts: tuple[LostContact, ...] = ()
     sources_connected: int = 0
     source_heard_time: datetime | None = None
+    paced_to: int | None = None
+    """How many messages the pacing lets go so far; None: it holds none back."""
 
 
 def explain(situation: Situation) -> list[Fact]:
@@ -165,6 +168,8 @@ def _handing_over(s: Situation) -> Iterator[Fact]:
         return
     if s.prepared:
         yield Fact(FactKind.MESSAGES_PREPARED, f"{_number(s.prepared, 'message')} not handed over yet.", s.prepared)
+    if s.paced_to is not None:
+        yield Fact(FactKind.PACED, f"Its pacing lets {_number(s.paced_to, 'message')} go so far.", s.paced_to)
     for group in s.parts:
         yield _parts(group)
     for contact in s.lost_contacts:

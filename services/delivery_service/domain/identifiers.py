@@ -9,8 +9,9 @@ RECIPIENTS_PER_PART: Final = 1_024
 
 _TIME_SHIFT: Final = 20
 _DELIVERY_ID_MAX: Final = 2**63 - 1
-_RECIPIENT_MAX: Final = 2**31 - 1
+RECIPIENT_MAX: Final = 2**31 - 1
 _NOT_OURS: Final = (0, 0)
+_PROOF: Final = "t"
 
 
 def new_delivery_id(now: datetime, random_bits: int) -> int:
@@ -28,8 +29,8 @@ def parse_delivery_id(text: str) -> int | None:
 
 def message_id(delivery_id: int, recipient: int) -> str:
     """The id that an MTA echoes: the same for the same message, whoever sends it again. Digits and a dash survive
-    every mail header and case-folding."""
-    return f"{delivery_id}-{recipient}"
+    every mail header and case-folding. A proof's, numbered below 1, has a letter."""
+    return f"{delivery_id}-{recipient}" if recipient > 0 else f"{delivery_id}-{_PROOF}{-recipient}"
 
 
 def parse_message_id(text: str) -> tuple[int, int] | None:
@@ -49,7 +50,9 @@ def parse_message_ids(texts: Iterable[str]) -> list[tuple[int, int]]:
         head, _, tail = text.partition("-")
         if (delivery_id := delivery_ids.get(head)) is None:
             delivery_id = delivery_ids[head] = _number(head, _DELIVERY_ID_MAX)
-        recipient = _number(tail, _RECIPIENT_MAX)
+        recipient = _number(tail, RECIPIENT_MAX)
+        if not recipient and tail[:1] == _PROOF:
+            recipient = -_number(tail[1:], RECIPIENT_MAX)
         found.append((delivery_id, recipient) if delivery_id and recipient else _NOT_OURS)
     return found
 

@@ -47,6 +47,8 @@ class Command(Enum):
     CANCEL_PREPARATION = auto()
     DECLINE = auto()
     DELETE = auto()
+    APPROVE = auto()
+    SEND_PROOF = auto()
 
 
 TRANSITIONS: Final[dict[Command, dict[DeliveryState, DeliveryState]]] = {
@@ -94,6 +96,16 @@ TRANSITIONS: Final[dict[Command, dict[DeliveryState, DeliveryState]]] = {
         DeliveryState.EDITING: DeliveryState.EDITING,
         DeliveryState.READY: DeliveryState.READY,
         DeliveryState.PREPARATION_FAILED: DeliveryState.PREPARATION_FAILED,
+    },
+    Command.APPROVE: {DeliveryState.READY: DeliveryState.READY},
+    Command.SEND_PROOF: {
+        state: state
+        for state in (
+            DeliveryState.READY,
+            DeliveryState.START_PENDING,
+            DeliveryState.IN_PROGRESS,
+            DeliveryState.PAUSED,
+        )
     },
 }
 """command → state before → state after. A state that is missing refuses the command."""

@@ -40,6 +40,8 @@ def control_warnings(delivery: Delivery, to_deliver: int) -> list[Issue]:
     content, found = delivery.content, []
     if delivery.validity_period > VALIDITY_MAX:
         found.append(Issue("validity_period", "is longer than 3.5 days: 3.5 days are in force"))
+    if delivery.pacing is not None and delivery.pacing.time_needed(to_deliver) > delivery.validity_in_force:
+        found.append(Issue("pacing", "takes longer than the validity period: what has not left by its end expires"))
     if delivery.channel is Channel.EMAIL:
         for field, source in (("html", content.html), ("text", content.text)):
             if source.strip() and not _UNSUBSCRIBE.search(source):
@@ -73,6 +75,8 @@ def plan_digest(
         content.reply_to_address,
         int(delivery.validity_in_force.total_seconds() * 1_000_000),
         *_schedule_parts(delivery),
+        *(("requires-approval",) if delivery.requires_approval else ()),
+        *_pacing_parts(delivery),
         delivery.recipient_count,
         delivery.audience_digest.hex(),
         *(f"{cause.name}={exclusions.get(cause, 0)}" for cause in ExclusionCause),
@@ -92,6 +96,12 @@ def _schedule_parts(delivery: Delivery) -> tuple[str, ...]:
     if delivery.schedule is None or delivery.contact_time is None:
         return ("at once",)
     return (delivery.schedule.canonical(), delivery.contact_time.isoformat())
+
+
+def _pacing_parts(delivery: Delivery) -> tuple[str, ...]:
+    if (pacing := delivery.pacing) is None:
+        return ()
+    return (f"paced {pacing.first_wave_count} {pacing.messages_per_hour}",)
 
 
 def chain_audience_digest(previous: bytes, chunk: bytes) -> bytes:

@@ -9,7 +9,9 @@ Problem
  ├─ PlanChanged · DeliveryChanged · AlreadyRunning
  ├─ ChunkOutOfOrder
  ├─ LimitReached
- └─ LogOutOfRange · MessageNotRendered
+ ├─ LogOutOfRange · MessageNotRendered
+ ├─ ApprovalMissing · SecondPersonNeeded
+ └─ MtaSideUnavailable
 """
 
 from collections.abc import Sequence
@@ -144,6 +146,37 @@ class MessageNotRendered(Problem):
         super().__init__(
             f"the message of recipient {recipient} can't be rendered: {why}",
             metadata={"delivery_id": str(delivery_id), "recipient": str(recipient)},
+        )
+
+
+class ApprovalMissing(Problem):
+    """The delivery requires an approval, and its present plan has none."""
+
+    def __init__(self, delivery_id: int, plan_digest: str) -> None:
+        super().__init__(
+            f"delivery {delivery_id} requires an approval, and nobody has approved this plan: let a second person call "
+            "ApproveDelivery",
+            metadata={"delivery_id": str(delivery_id), "plan_digest": plan_digest},
+        )
+
+
+class SecondPersonNeeded(Problem):
+    """One person does what takes two."""
+
+    def __init__(self, delivery_id: int, subject: str, what: str) -> None:
+        super().__init__(
+            f"delivery {delivery_id}: {subject} {what}: let someone else do it",
+            metadata={"delivery_id": str(delivery_id), "subject": subject},
+        )
+
+
+class MtaSideUnavailable(Problem):
+    """The MTA side did not answer."""
+
+    def __init__(self, delivery_id: int) -> None:
+        super().__init__(
+            f"the MTA side did not answer for delivery {delivery_id}, so what has left is not known: try again",
+            metadata={"delivery_id": str(delivery_id)},
         )
 
 

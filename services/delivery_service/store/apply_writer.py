@@ -97,6 +97,7 @@ class ApplyWriter:
 
     async def _apply(self, columns: ObservationColumns) -> Refused:
         slot_counts = await self._slot_counts_of(set(columns.delivery_ids))
+        proofs = await self._slot_counts_of_proofs(columns) if min(columns.recipients) < 1 else {}
         unknown: list[int] = []
         writers = len(self._writers)
         indexes_by_writer: list[list[int]] = [[] for _ in range(writers)]
@@ -110,6 +111,8 @@ class ApplyWriter:
                 zip(columns.delivery_ids, columns.recipients, strict=True)
             ):
                 slot_count = slot_counts.get(delivery_id)
+                if slot_count is None and recipient < 1:
+                    slot_count = proofs.get(delivery_id)
                 if slot_count is None:
                     unknown.append(index)
                     continue
@@ -142,6 +145,12 @@ class ApplyWriter:
             while len(self._slot_counts) > _SLOT_COUNTS_CACHED_MAX:
                 self._slot_counts.popitem(last=False)
         return found
+
+    async def _slot_counts_of_proofs(self, columns: ObservationColumns) -> dict[int, int]:
+        """The slot counts of the deliveries that have observations of proofs: those leave before the start."""
+        delivery_ids = {d for d, r in zip(columns.delivery_ids, columns.recipients, strict=True) if r < 1}
+        rows = await self._pool.fetch(query("slot_counts_prepared"), delivery_ids)
+        return {row["delivery_id"]: row["slot_count"] for row in rows}
 
 
 def _only_slot(columns: ObservationColumns, slot_counts: dict[int, int]) -> int | None:

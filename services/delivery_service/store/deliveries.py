@@ -8,6 +8,7 @@ import orjson
 
 from delivery_service.domain.breaker import PauseCause
 from delivery_service.domain.delivery import (
+    Approval,
     Confirmation,
     Content,
     Delivery,
@@ -17,6 +18,7 @@ from delivery_service.domain.delivery import (
     Plan,
 )
 from delivery_service.domain.lifecycle import Channel, DeliveryState
+from delivery_service.domain.pacing import Pacing
 from delivery_service.domain.problems import DeliveryNotFound
 from delivery_service.domain.schedule import AggregationPeriod, Recurrence, Schedule
 from delivery_service.domain.status import FeedbackMode
@@ -54,6 +56,9 @@ class Deliveries:
             schedule_to_json(delivery.schedule),
             delivery.contact_time,
             delivery.is_recurring,
+            delivery.requires_approval,
+            delivery.pacing.messages_per_hour if delivery.pacing else None,
+            delivery.pacing.first_wave_count if delivery.pacing else 0,
         )
         return created is not None
 
@@ -93,6 +98,9 @@ class Deliveries:
             schedule_to_json(delivery.schedule),
             delivery.contact_time,
             delivery.is_recurring,
+            delivery.requires_approval,
+            delivery.pacing.messages_per_hour if delivery.pacing else None,
+            delivery.pacing.first_wave_count if delivery.pacing else 0,
         )
 
     async def begin_preparation(self, delivery: Delivery, preparer: str, now: datetime) -> bool:
@@ -221,6 +229,18 @@ def _parent_occurrence(row: asyncpg.Record) -> ParentOccurrence | None:
     )
 
 
+def _approval(row: asyncpg.Record) -> Approval | None:
+    if row["approve_time"] is None:
+        return None
+    return Approval(row["approver"], row["approve_time"], row["approved_digest"])
+
+
+def _pacing(row: asyncpg.Record) -> Pacing | None:
+    if row["messages_per_hour"] is None:
+        return None
+    return Pacing(row["first_wave_count"], row["messages_per_hour"])
+
+
 def _delivery(row: asyncpg.Record) -> Delivery:
     confirmation = None
     if row["confirm_plan_digest"] is not None:
@@ -268,4 +288,7 @@ def _delivery(row: asyncpg.Record) -> Delivery:
         schedule=schedule_from_json(row["schedule"]),
         contact_time=row["contact_time"],
         parent_occurrence=_parent_occurrence(row),
+        requires_approval=row["requires_approval"],
+        last_approval=_approval(row),
+        pacing=_pacing(row),
     )

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import asyncpg
 
-from delivery_service.domain.identifiers import RECIPIENTS_PER_PART
+from delivery_service.domain.identifiers import RECIPIENT_MAX, RECIPIENTS_PER_PART
 from delivery_service.store.queries import query
 
 
@@ -16,6 +16,22 @@ class Claim:
     delivery_id: int
     part: int
     claim_count: int
+    through: int = RECIPIENT_MAX
+    """The last recipient that may leave; beyond it the delivery's pacing holds them back."""
+
+    @property
+    def first(self) -> int:
+        return self.part * RECIPIENTS_PER_PART
+
+    @property
+    def end(self) -> int:
+        """One beyond the part's last recipient."""
+        return self.first + RECIPIENTS_PER_PART
+
+    @property
+    def held_back(self) -> bool:
+        """Whether not all of the part may leave yet."""
+        return self.through < self.end - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +55,7 @@ class RelayParts:
     async def claim(self, delivery_id: int, limit: int, now: datetime) -> list[Claim]:
         """Up to `limit` free parts of a delivery that is IN_PROGRESS and within its validity; none if it is not."""
         rows = await self._pool.fetch(query("claim_parts"), delivery_id, self._holder, self._lease, limit, now)
-        return [Claim(delivery_id, row["part"], row["claim_count"]) for row in rows]
+        return [Claim(delivery_id, row["part"], row["claim_count"], row["through"]) for row in rows]
 
     async def claim_to_close(self, delivery_id: int, limit: int) -> list[Claim]:
         """Up to `limit` free parts of a delivery that will relay nothing any more, which the caller knows."""
@@ -51,20 +67,18 @@ class RelayParts:
         await self._pool.execute(query("renew_parts"), delivery_id, self._holder, self._lease, parts)
 
     async def read(self, claim: Claim) -> PartMessages:
-        """The part's messages that have not left."""
-        first = claim.part * RECIPIENTS_PER_PART
-        (row,) = await self._pool.fetch(query("read_part"), claim.delivery_id, first, first + RECIPIENTS_PER_PART)
+        """The part's messages that have not left, and may."""
+        end = min(claim.end, claim.through + 1)
+        (row,) = await self._pool.fetch(query("read_part"), claim.delivery_id, claim.first, end)
         return PartMessages(row["recipients"], row["addresses"], row["attributes"])
 
     async def not_left(self, claim: Claim) -> list[int]:
         """The part's recipients that are PREPARED still."""
-        first = claim.part * RECIPIENTS_PER_PART
-        rows = await self._pool.fetch(query("prepared_of_part"), claim.delivery_id, first, first + RECIPIENTS_PER_PART)
+        rows = await self._pool.fetch(query("prepared_of_part"), claim.delivery_id, claim.first, claim.end)
         return [row["recipient"] for row in rows]
 
     async def release(self, claim: Claim, available_after: timedelta) -> bool:
         """Ends a claim; True if the part is done: no message in it is left PREPARED."""
-        first = claim.part * RECIPIENTS_PER_PART
         return bool(
             await self._pool.fetchval(
                 query("release_part"),
@@ -72,7 +86,7 @@ class RelayParts:
                 claim.part,
                 claim.claim_count,
                 available_after,
-                first,
-                first + RECIPIENTS_PER_PART,
+                claim.first,
+                claim.end,
             )
         )

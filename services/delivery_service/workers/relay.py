@@ -38,6 +38,9 @@ from service_runtime.clock import Clock, to_microseconds
 log = logging.getLogger(__name__)
 
 _LISTED_MAX: Final = 1_000
+_DECIDED: Final = frozenset((pb.RELAY_VERDICT_ACCEPTED, pb.RELAY_VERDICT_REFUSED))
+_PACED_WAIT: Final = timedelta(seconds=1)
+"""When to look again at a part of which the pacing holds messages back."""
 _MESSAGE_OVERHEAD_BYTES: Final = 100
 """More than the message id, the deadline and the framing take."""
 
@@ -152,6 +155,8 @@ class RelayWorker:
             for error in sorted(errors, key=lambda error: isinstance(error, Halted)):  # a real one counts first
                 raise error
             available_after = max((wait for wait in ended if isinstance(wait, timedelta)), default=timedelta())
+            if claim.held_back:
+                available_after = max(available_after, _PACED_WAIT)
             self._failures = 0
         except Halted:
             pass  # its unwritten messages stay PREPARED
@@ -173,24 +178,33 @@ class RelayWorker:
 
     async def _relay_batch(self, delivery: Delivery, messages: PartMessages) -> timedelta:
         """Relays some messages and commits the answers. Gives how long those put off want to wait (0: none were)."""
-        request = _request(delivery.delivery_id, messages, self._deadline_us(delivery))
-        answer = await self._open_stream().relay(
-            delivery.delivery_id,
-            lambda: _template(delivery),
-            request,
-            lambda: delivery.delivery_id not in self._halted,
-        )
-        require_sound(answer, len(messages.recipients))
-        columns = observations(delivery.delivery_id, messages.recipients, answer)
-        if len(columns):
-            await self._writer.apply(columns)
+        answer = await self.hand_over(delivery, messages, lambda: delivery.delivery_id not in self._halted)
         self._count(answer)
-        put_off = len(messages.recipients) - len(columns)
-        if not put_off:
+        if not any(verdict not in _DECIDED for verdict in answer.verdicts):
             return timedelta()
         asked = max((refusal.retry_delay_ms for refusal in answer.refusals), default=0)
         seconds = max(asked / 1_000, self._settings.relay_retry_seconds)
         return timedelta(seconds=min(seconds, self._settings.relay_retry_max_seconds))
+
+    async def send_proof(self, delivery: Delivery, messages: PartMessages) -> pb.RelayResponse:
+        """Relays a proof now. ConnectionError if the MTA side does not answer as it should."""
+        try:
+            return await self.hand_over(delivery, messages, lambda: True)
+        except (RelayBroken, UnsoundAnswer) as error:
+            raise ConnectionError(str(error)) from error
+
+    async def hand_over(
+        self, delivery: Delivery, messages: PartMessages, may_leave: Callable[[], bool]
+    ) -> pb.RelayResponse:
+        """Relays messages that fit into one batch, commits the answers and gives them. RelayBroken, UnsoundAnswer,
+        or Halted if they may not leave any more when their turn comes."""
+        request = _request(delivery.delivery_id, messages, self._deadline_us(delivery))
+        answer = await self._open_stream().relay(delivery.delivery_id, lambda: _template(delivery), request, may_leave)
+        require_sound(answer, len(messages.recipients))
+        columns = observations(delivery.delivery_id, messages.recipients, answer)
+        if len(columns):
+            await self._writer.apply(columns)
+        return answer
 
     def _open_stream(self) -> RelayStream:
         if self._stream is None or self._stream.broken:

@@ -11,6 +11,7 @@ import asyncpg
 import grpc
 import pytest
 
+from campaign.delivery.v1 import before_the_send_pb2 as before_pb2
 from campaign.delivery.v1 import commands_pb2, delivery_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from campaign.delivery.v1.schedule_pb2 import Schedule
@@ -51,11 +52,24 @@ async def duplicate(stack: DeliveryStack, delivery_id: str, **fields: Any) -> de
     return (await stack.stub.DuplicateDelivery(request)).delivery
 
 
+async def approve(stack: DeliveryStack, delivery_id: str) -> None:
+    plan = (await stack.delivery(delivery_id)).plan
+    request = before_pb2.ApproveDeliveryRequest(delivery_id=delivery_id, plan_digest=plan.plan_digest or "none")
+    await stack.person("second", "start-deliveries").ApproveDelivery(request)
+
+
+async def send_proof(stack: DeliveryStack, delivery_id: str) -> None:
+    profile = before_pb2.TestProfile(address="proof@example.com", attributes={"first_name": "Eve"})
+    await stack.stub.SendProof(before_pb2.SendProofRequest(delivery_id=delivery_id, test_profiles=[profile]))
+
+
 CALLS: dict[Command, Callable[[DeliveryStack, str], Awaitable[Any]]] = {
     Command.UNCONFIRM: unconfirm,
     Command.CANCEL_PREPARATION: cancel,
     Command.DECLINE: decline,
     Command.DELETE: delete,
+    Command.APPROVE: approve,
+    Command.SEND_PROOF: send_proof,
 }
 
 

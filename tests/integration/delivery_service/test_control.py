@@ -310,7 +310,11 @@ async def test_every_other_state_refuses_the_command_and_says_which_would_not(
         # Leases that never end keep the workers from moving it on.
         await connection.execute("update relay_part set available_time = 'infinity'")
         for state in set(DeliveryState) - TRANSITIONS[command].keys():
-            await connection.execute("update delivery set state = $1, preparation_lease_time = 'infinity'", state)
+            await connection.execute(
+                "update delivery set state = $1, preparation_token = gen_random_uuid(), "
+                "preparation_lease_time = 'infinity'",
+                state,
+            )
             async with refused(grpc.StatusCode.FAILED_PRECONDITION, "DELIVERY_STATE") as problem:
                 await _CALLS[command](stack.stub, delivery.delivery_id)
             assert problem.metadata["state"] == state.name

@@ -217,7 +217,7 @@ async def test_an_event_time_ahead_of_the_clock_is_shown_and_flagged(common: Del
     assert not sound.event_time_ahead
 
 
-@pytest.mark.parametrize("recipient", [0, -1, 2**31])
+@pytest.mark.parametrize("recipient", [0, -(2**31), 2**31])
 async def test_a_recipient_number_out_of_range_is_refused(common: DeliveryStack, recipient: int) -> None:
     delivery_id = await common.create()
 

@@ -221,6 +221,9 @@ class Delivery(_message.Message):
     PAUSE_FIELD_NUMBER: _builtins.int
     SCHEDULE_FIELD_NUMBER: _builtins.int
     PARENT_OCCURRENCE_FIELD_NUMBER: _builtins.int
+    REQUIRES_APPROVAL_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    PACING_FIELD_NUMBER: _builtins.int
     delivery_id: _builtins.str
     """Assigned by CreateDelivery; decimal digits, ordered by creation time. Output only. Example: "451893744120889345"."""
     label: _builtins.str
@@ -240,6 +243,10 @@ class Delivery(_message.Message):
     etag: _builtins.str
     """Changes with every change of this resource, recipients added to a draft aside. Given to UpdateDelivery, it refuses
     to overwrite a change that the caller has not seen.
+    """
+    requires_approval: _builtins.bool
+    """The send needs the approval of a second person (ApproveDelivery) before it can be confirmed. Part of the plan. The
+    children of a recurring delivery need none: what they send was approved with their parent.
     """
     @_builtins.property
     def content(self) -> Global___Content:
@@ -307,6 +314,14 @@ class Delivery(_message.Message):
         and can't be changed. Output only.
         """
 
+    @_builtins.property
+    def approval(self) -> Global___Approval:
+        """Who approved the present plan. Unset until someone does, and again once the plan is another one. Output only."""
+
+    @_builtins.property
+    def pacing(self) -> Global___Pacing:
+        """How fast messages may leave; part of the plan. Unset: as fast as the MTA side takes them."""
+
     def __init__(
         self,
         *,
@@ -333,14 +348,77 @@ class Delivery(_message.Message):
         pause: Global___Pause | None = ...,
         schedule: _schedule_pb2.Schedule | None = ...,
         parent_occurrence: _schedule_pb2.ParentOccurrence | None = ...,
+        requires_approval: _builtins.bool = ...,
+        approval: Global___Approval | None = ...,
+        pacing: Global___Pacing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "finish_time", b"finish_time", "parent_occurrence", b"parent_occurrence", "pause", b"pause", "plan", b"plan", "schedule", b"schedule", "settled_time", b"settled_time", "start_time", b"start_time", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "finish_time", b"finish_time", "pacing", b"pacing", "parent_occurrence", b"parent_occurrence", "pause", b"pause", "plan", b"plan", "schedule", b"schedule", "settled_time", b"settled_time", "start_time", b"start_time", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "creator", b"creator", "delivery_id", b"delivery_id", "etag", b"etag", "feedback_mode", b"feedback_mode", "finish_time", b"finish_time", "label", b"label", "parent_occurrence", b"parent_occurrence", "pause", b"pause", "plan", b"plan", "recipient_count", b"recipient_count", "schedule", b"schedule", "settled_time", b"settled_time", "start_time", b"start_time", "state", b"state", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "channel", b"channel", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "creator", b"creator", "delivery_id", b"delivery_id", "etag", b"etag", "feedback_mode", b"feedback_mode", "finish_time", b"finish_time", "label", b"label", "pacing", b"pacing", "parent_occurrence", b"parent_occurrence", "pause", b"pause", "plan", b"plan", "recipient_count", b"recipient_count", "requires_approval", b"requires_approval", "schedule", b"schedule", "settled_time", b"settled_time", "start_time", b"start_time", "state", b"state", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
+
+@_typing.final
+class Approval(_message.Message):
+    """The fact that a second person approved exactly this plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVER_FIELD_NUMBER: _builtins.int
+    APPROVE_TIME_FIELD_NUMBER: _builtins.int
+    PLAN_DIGEST_FIELD_NUMBER: _builtins.int
+    approver: _builtins.str
+    """The token's subject; neither whoever asked for the preparation nor, later, whoever confirms the send."""
+    plan_digest: _builtins.str
+    """The digest of the plan that was approved."""
+    @_builtins.property
+    def approve_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        approver: _builtins.str = ...,
+        approve_time: _timestamp_pb2.Timestamp | None = ...,
+        plan_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approve_time", b"approve_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approve_time", b"approve_time", "approver", b"approver", "plan_digest", b"plan_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Approval: _TypeAlias = Approval  # noqa: Y015
+
+@_typing.final
+class Pacing(_message.Message):
+    """A first wave, then an even rate: for sender addresses that mailbox providers don't know yet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_WAVE_COUNT_FIELD_NUMBER: _builtins.int
+    MESSAGES_PER_HOUR_FIELD_NUMBER: _builtins.int
+    first_wave_count: _builtins.int
+    """How many messages may leave at once when sending starts. 0: the rate applies from the first message on."""
+    messages_per_hour: _builtins.int
+    """How many may leave per hour after that, evenly. 1..1,000,000,000. What could not leave (a pause, an MTA that is
+    away) is not made up for beyond one hour's worth.
+    """
+    def __init__(
+        self,
+        *,
+        first_wave_count: _builtins.int = ...,
+        messages_per_hour: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_wave_count", b"first_wave_count", "messages_per_hour", b"messages_per_hour"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pacing: _TypeAlias = Pacing  # noqa: Y015
 
 @_typing.final
 class Pause(_message.Message):

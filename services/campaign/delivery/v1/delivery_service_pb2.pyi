@@ -1008,7 +1008,7 @@ class GetSendLogRequest(_message.Message):
     delivery_id: _builtins.str
     """Of which delivery."""
     recipient: _builtins.int
-    """The recipient's number."""
+    """The recipient's number; below 1 for a proof."""
     feedback_mode: _delivery_pb2.FeedbackMode.ValueType
     """The projection to show; UNSPECIFIED: the delivery's own."""
     def __init__(

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from campaign.delivery.v1 import before_the_send_pb2 as campaign_dot_delivery_dot_v1_dot_before__the__send__pb2
 from campaign.delivery.v1 import commands_pb2 as campaign_dot_delivery_dot_v1_dot_commands__pb2
 from campaign.delivery.v1 import delivery_service_pb2 as campaign_dot_delivery_dot_v1_dot_delivery__service__pb2
 from campaign.delivery.v1 import explanation_pb2 as campaign_dot_delivery_dot_v1_dot_explanation__pb2
@@ -208,6 +209,16 @@ class DeliveryServiceStub:
                 request_serializer=campaign_dot_delivery_dot_v1_dot_occurrence__pb2.GetRecurrenceTotalsRequest.SerializeToString,
                 response_deserializer=campaign_dot_delivery_dot_v1_dot_occurrence__pb2.GetRecurrenceTotalsResponse.FromString,
                 _registered_method=True)
+        self.ApproveDelivery = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/ApproveDelivery',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_before__the__send__pb2.ApproveDeliveryRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_before__the__send__pb2.ApproveDeliveryResponse.FromString,
+                _registered_method=True)
+        self.SendProof = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/SendProof',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_before__the__send__pb2.SendProofRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_before__the__send__pb2.SendProofResponse.FromString,
+                _registered_method=True)
 
 
 class DeliveryServiceServicer:
@@ -279,6 +290,7 @@ class DeliveryServiceServicer:
         """Confirms the send of exactly what was prepared. Checked in this order: role, state READY, digest. Returns in
         milliseconds whatever the audience. Idempotent by request_id: same id, same answer (only success is remembered).
         Errors: NOT_FOUND; PERMISSION_DENIED/ROLE_MISSING; FAILED_PRECONDITION/DELIVERY_STATE; ABORTED/PLAN_CHANGED;
+        FAILED_PRECONDITION/APPROVAL_MISSING or SECOND_PERSON_NEEDED if it requires an approval;
         INVALID_ARGUMENT/REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -497,6 +509,26 @@ class DeliveryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApproveDelivery(self, request, context):
+        """Approves exactly the plan with this digest, as a second person: the approver must not be who asked for the
+        preparation, and ConfirmSend refuses the approver. An approval holds while the digest is the plan's. Repeated by the
+        same person it does nothing. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE unless READY, or
+        SECOND_PERSON_NEEDED; ABORTED/PLAN_CHANGED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SendProof(self, request, context):
+        """Sends the message to test profiles, at once, and answers with what the MTA side said. Proofs count in no KPI; their
+        feedback is in GetSendLog. From READY until the sending has ended. Not idempotent: a repetition sends again.
+        Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE; RESOURCE_EXHAUSTED/LIMIT_REACHED (proofs per delivery);
+        UNAVAILABLE/MTA_SIDE_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeliveryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -664,6 +696,16 @@ def add_DeliveryServiceServicer_to_server(servicer, server):
                     servicer.GetRecurrenceTotals,
                     request_deserializer=campaign_dot_delivery_dot_v1_dot_occurrence__pb2.GetRecurrenceTotalsRequest.FromString,
                     response_serializer=campaign_dot_delivery_dot_v1_dot_occurrence__pb2.GetRecurrenceTotalsResponse.SerializeToString,
+            ),
+            'ApproveDelivery': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveDelivery,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_before__the__send__pb2.ApproveDeliveryRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_before__the__send__pb2.ApproveDeliveryResponse.SerializeToString,
+            ),
+            'SendProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.SendProof,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_before__the__send__pb2.SendProofRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_before__the__send__pb2.SendProofResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1561,6 +1603,60 @@ class DeliveryService:
             '/campaign.delivery.v1.DeliveryService/GetRecurrenceTotals',
             campaign_dot_delivery_dot_v1_dot_occurrence__pb2.GetRecurrenceTotalsRequest.SerializeToString,
             campaign_dot_delivery_dot_v1_dot_occurrence__pb2.GetRecurrenceTotalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveDelivery(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/ApproveDelivery',
+            campaign_dot_delivery_dot_v1_dot_before__the__send__pb2.ApproveDeliveryRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_before__the__send__pb2.ApproveDeliveryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SendProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/SendProof',
+            campaign_dot_delivery_dot_v1_dot_before__the__send__pb2.SendProofRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_before__the__send__pb2.SendProofResponse.FromString,
             options,
             channel_credentials,
             insecure,

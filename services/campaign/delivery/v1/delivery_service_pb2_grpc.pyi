@@ -3,6 +3,7 @@
 isort:skip_file
 Deliveries, their send logs and their KPIs."""
 
+from campaign.delivery.v1 import before_the_send_pb2 as _before_the_send_pb2
 from campaign.delivery.v1 import commands_pb2 as _commands_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as _delivery_service_pb2
 from campaign.delivery.v1 import explanation_pb2 as _explanation_pb2
@@ -55,6 +56,7 @@ class DeliveryServiceStub:
     """Confirms the send of exactly what was prepared. Checked in this order: role, state READY, digest. Returns in
     milliseconds whatever the audience. Idempotent by request_id: same id, same answer (only success is remembered).
     Errors: NOT_FOUND; PERMISSION_DENIED/ROLE_MISSING; FAILED_PRECONDITION/DELIVERY_STATE; ABORTED/PLAN_CHANGED;
+    FAILED_PRECONDITION/APPROVAL_MISSING or SECOND_PERSON_NEEDED if it requires an approval;
     INVALID_ARGUMENT/REQUEST_ID_REUSED.
     """
     PauseDelivery: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.PauseDeliveryRequest, _delivery_service_pb2.PauseDeliveryResponse]
@@ -164,6 +166,18 @@ class DeliveryServiceStub:
     """Counts over all children of a recurring delivery, at the time of the call. Errors: NOT_FOUND;
     FAILED_PRECONDITION/DELIVERY_KIND.
     """
+    ApproveDelivery: _aio.UnaryUnaryMultiCallable[_before_the_send_pb2.ApproveDeliveryRequest, _before_the_send_pb2.ApproveDeliveryResponse]
+    """Approves exactly the plan with this digest, as a second person: the approver must not be who asked for the
+    preparation, and ConfirmSend refuses the approver. An approval holds while the digest is the plan's. Repeated by the
+    same person it does nothing. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE unless READY, or
+    SECOND_PERSON_NEEDED; ABORTED/PLAN_CHANGED.
+    """
+    SendProof: _aio.UnaryUnaryMultiCallable[_before_the_send_pb2.SendProofRequest, _before_the_send_pb2.SendProofResponse]
+    """Sends the message to test profiles, at once, and answers with what the MTA side said. Proofs count in no KPI; their
+    feedback is in GetSendLog. From READY until the sending has ended. Not idempotent: a repetition sends again.
+    Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE; RESOURCE_EXHAUSTED/LIMIT_REACHED (proofs per delivery);
+    UNAVAILABLE/MTA_SIDE_UNAVAILABLE.
+    """
 
 class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Prepares, confirms and relays deliveries, keeps a send log for every recipient, and tells the KPIs live.
@@ -249,6 +263,7 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Confirms the send of exactly what was prepared. Checked in this order: role, state READY, digest. Returns in
         milliseconds whatever the audience. Idempotent by request_id: same id, same answer (only success is remembered).
         Errors: NOT_FOUND; PERMISSION_DENIED/ROLE_MISSING; FAILED_PRECONDITION/DELIVERY_STATE; ABORTED/PLAN_CHANGED;
+        FAILED_PRECONDITION/APPROVAL_MISSING or SECOND_PERSON_NEEDED if it requires an approval;
         INVALID_ARGUMENT/REQUEST_ID_REUSED.
         """
 
@@ -507,6 +522,30 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_occurrence_pb2.GetRecurrenceTotalsResponse]:
         """Counts over all children of a recurring delivery, at the time of the call. Errors: NOT_FOUND;
         FAILED_PRECONDITION/DELIVERY_KIND.
+        """
+
+    @_abc_1.abstractmethod
+    def ApproveDelivery(
+        self,
+        request: _before_the_send_pb2.ApproveDeliveryRequest,
+        context: _aio.ServicerContext[_before_the_send_pb2.ApproveDeliveryRequest, _abc.Awaitable[_before_the_send_pb2.ApproveDeliveryResponse]],
+    ) -> _abc.Awaitable[_before_the_send_pb2.ApproveDeliveryResponse]:
+        """Approves exactly the plan with this digest, as a second person: the approver must not be who asked for the
+        preparation, and ConfirmSend refuses the approver. An approval holds while the digest is the plan's. Repeated by the
+        same person it does nothing. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE unless READY, or
+        SECOND_PERSON_NEEDED; ABORTED/PLAN_CHANGED.
+        """
+
+    @_abc_1.abstractmethod
+    def SendProof(
+        self,
+        request: _before_the_send_pb2.SendProofRequest,
+        context: _aio.ServicerContext[_before_the_send_pb2.SendProofRequest, _abc.Awaitable[_before_the_send_pb2.SendProofResponse]],
+    ) -> _abc.Awaitable[_before_the_send_pb2.SendProofResponse]:
+        """Sends the message to test profiles, at once, and answers with what the MTA side said. Proofs count in no KPI; their
+        feedback is in GetSendLog. From READY until the sending has ended. Not idempotent: a repetition sends again.
+        Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE; RESOURCE_EXHAUSTED/LIMIT_REACHED (proofs per delivery);
+        UNAVAILABLE/MTA_SIDE_UNAVAILABLE.
         """
 
 def add_DeliveryServiceServicer_to_server(servicer: DeliveryServiceServicer, server: _aio.Server) -> None: ...

@@ -86,6 +86,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The delivery is not of a kind that the command is for. Metadata: delivery_id, kind (PLAIN,
     RECURRING or CHILD), allowed_kinds (comma-separated).
     """
+    ERROR_REASON_APPROVAL_MISSING: _ErrorReason.ValueType  # 60
+    """FAILED_PRECONDITION. The delivery requires an approval, and nobody has approved its present plan: call
+    ApproveDelivery as a second person. Metadata: delivery_id, plan_digest.
+    """
+    ERROR_REASON_SECOND_PERSON_NEEDED: _ErrorReason.ValueType  # 61
+    """FAILED_PRECONDITION. The same person has prepared, or confirms, what they approve: let someone else do it.
+    Metadata: delivery_id, subject.
+    """
+    ERROR_REASON_MTA_SIDE_UNAVAILABLE: _ErrorReason.ValueType  # 62
+    """UNAVAILABLE. The MTA side did not answer; whether the message left is not known. Metadata: delivery_id."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo (domain "campaign") that every error status carries, spelled without the
@@ -157,4 +167,14 @@ ERROR_REASON_DELIVERY_KIND: ErrorReason.ValueType  # 42
 """FAILED_PRECONDITION. The delivery is not of a kind that the command is for. Metadata: delivery_id, kind (PLAIN,
 RECURRING or CHILD), allowed_kinds (comma-separated).
 """
+ERROR_REASON_APPROVAL_MISSING: ErrorReason.ValueType  # 60
+"""FAILED_PRECONDITION. The delivery requires an approval, and nobody has approved its present plan: call
+ApproveDelivery as a second person. Metadata: delivery_id, plan_digest.
+"""
+ERROR_REASON_SECOND_PERSON_NEEDED: ErrorReason.ValueType  # 61
+"""FAILED_PRECONDITION. The same person has prepared, or confirms, what they approve: let someone else do it.
+Metadata: delivery_id, subject.
+"""
+ERROR_REASON_MTA_SIDE_UNAVAILABLE: ErrorReason.ValueType  # 62
+"""UNAVAILABLE. The MTA side did not answer; whether the message left is not known. Metadata: delivery_id."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -76,6 +76,8 @@ class _DeliveryFactKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deli
     """Nothing is left to hand over, and asynchronous bounces may still come in."""
     DELIVERY_FACT_KIND_SETTLED: _DeliveryFactKind.ValueType  # 23
     """Nothing is missing any more, since `since_time`."""
+    DELIVERY_FACT_KIND_PACED: _DeliveryFactKind.ValueType  # 24
+    """Its pacing holds messages back: `count` may leave so far."""
 
 class DeliveryFactKind(_DeliveryFactKind, metaclass=_DeliveryFactKindEnumTypeWrapper):
     """What a fact is about. May grow: show the sentence of one that you don't know."""
@@ -128,6 +130,8 @@ DELIVERY_FACT_KIND_NOT_SETTLED: DeliveryFactKind.ValueType  # 22
 """Nothing is left to hand over, and asynchronous bounces may still come in."""
 DELIVERY_FACT_KIND_SETTLED: DeliveryFactKind.ValueType  # 23
 """Nothing is missing any more, since `since_time`."""
+DELIVERY_FACT_KIND_PACED: DeliveryFactKind.ValueType  # 24
+"""Its pacing holds messages back: `count` may leave so far."""
 Global___DeliveryFactKind: _TypeAlias = DeliveryFactKind  # noqa: Y015
 
 class _EventVerdict:

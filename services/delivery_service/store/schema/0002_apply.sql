@@ -72,14 +72,15 @@ begin
             attempt, rules_version, event_time, p_now, enhanced_code, diagnostic
         from changed
     ), moved as (
-        -- A handful of rows, so that the sums below don't run over the whole batch a dozen times.
-        select before, failure_type_before, outcome, failure_type, count(*)::integer as n,
+        -- A handful of rows, so that the sums below don't run over the whole batch a dozen times. Proofs are numbered
+        -- below 1: logged like any other, and never counted.
+        select before, failure_type_before, outcome, failure_type, recipient > 0 as counts, count(*)::integer as n,
             max(event_time) as newest_event_time
-        from changed group by 1, 2, 3, 4
+        from changed group by 1, 2, 3, 4, 5
     ), delta as (
-        select outcome, failure_type, n, newest_event_time from moved
+        select outcome, failure_type, n, newest_event_time from moved where counts
         union all
-        select before, failure_type_before, -n, null from moved
+        select before, failure_type_before, -n, null from moved where counts
     ), total as (
         select
             coalesce(sum(n) filter (where outcome = 0), 0)::integer as prepared,
@@ -95,7 +96,7 @@ begin
             coalesce(sum(n) filter (where outcome = 3 and failure_type = 3), 0)::integer as deferred_ignored,
             coalesce(sum(n) filter (where outcome = 4 and failure_type = 3), 0)::integer as expired_ignored,
             coalesce(sum(n) filter (where outcome = 6 and failure_type = 3), 0)::integer as bounced_ignored,
-            coalesce(sum(n) filter (where newest_event_time is not null), 0)::integer as n,
+            (select coalesce(sum(m.n), 0)::integer from moved m) as n,
             max(newest_event_time) as newest_event_time
         from delta
     )
@@ -202,7 +203,7 @@ end $$;
 --
 -- The engagement rows are locked first, in that order: so that refresh_engagement can't count past facts that are
 -- about to be committed. Gives the indexes (from 1) of facts whose message does not exist: of a delivery that was not
--- started (state 6 and on, which no delivery leaves again) none does yet, though it may have send logs.
+-- started (state 6 and on, which no delivery leaves again) only proofs do yet, though it may have other send logs.
 create function apply_tracking (
     p_delivery_ids bigint[], p_recipients integer[], p_kinds smallint[], p_event_times_us bigint[], p_urls text[],
     p_now timestamptz
@@ -220,7 +221,7 @@ begin
     from unnest(p_delivery_ids, p_recipients, p_kinds, p_event_times_us, p_urls)
         as f (delivery_id, recipient, kind, event_time_us, url)
     where exists (select from send_log l where l.delivery_id = f.delivery_id and l.recipient = f.recipient)
-        and exists (select from delivery d where d.delivery_id = f.delivery_id and d.state >= 6)
+        and exists (select from delivery d where d.delivery_id = f.delivery_id and (d.state >= 6 or f.recipient < 1))
     on conflict do nothing;
     if found then
         update engagement set stale_since_time = p_now
@@ -230,6 +231,7 @@ begin
     select array_agg(f.i) into v_unknown
     from unnest(p_delivery_ids, p_recipients) with ordinality as f (delivery_id, recipient, i)
     where not exists (select from send_log l where l.delivery_id = f.delivery_id and l.recipient = f.recipient)
-        or not exists (select from delivery d where d.delivery_id = f.delivery_id and d.state >= 6);
+        or not exists (
+            select from delivery d where d.delivery_id = f.delivery_id and (d.state >= 6 or f.recipient < 1));
     return v_unknown;
 end $$;

@@ -106,13 +106,13 @@ begin
         insert into delivery (delivery_id, label, channel, feedback_mode, subject, html, body_text, from_address,
             from_name, reply_to_address, validity_period, state, creator, create_time, update_time, recipient_count,
             audience_digest, preparer, parent_id, occurrence_local_time, confirm_by_time, system_confirms,
-            audience_source_id, audience_source_count)
+            audience_source_id, audience_source_count, messages_per_hour, first_wave_count)
         values (v_occurrence.child_id, v_parent.label, v_parent.channel, v_parent.feedback_mode, v_parent.subject,
             v_parent.html, v_parent.body_text, v_parent.from_address, v_parent.from_name, v_parent.reply_to_address,
             v_parent.validity_period, 2, 'system', p_now, p_now, v_parent.recipient_count, v_parent.audience_digest,
             'system', p_parent_id, p_local_time, v_occurrence.due_time + v_lateness,
             not (v_parent.schedule->'recurrence'->>'request_confirmation')::boolean,
-            p_parent_id, v_parent.recipient_count)
+            p_parent_id, v_parent.recipient_count, v_parent.messages_per_hour, v_parent.first_wave_count)
         on conflict do nothing;
         if not found then  -- the id is taken by another delivery: a new one, and the next try makes the child
             update occurrence set child_id = child_id + 1 where delivery_id = p_parent_id and local_time = p_local_time;

@@ -58,12 +58,13 @@ with original as (
 ), created as (
     insert into delivery (delivery_id, label, channel, feedback_mode, subject, html, body_text, from_address, from_name,
         reply_to_address, validity_period, state, creator, create_time, update_time, recipient_count, audience_digest,
-        audience_source_id, audience_source_count)
+        audience_source_id, audience_source_count, requires_approval, messages_per_hour, first_wave_count)
     select $1, case when $3::text = '' then label else $3 end, channel, feedback_mode, subject, html, body_text,
         from_address, from_name, reply_to_address, validity_period, 1, $4, $5, $5,
         case when $6::boolean then recipient_count else 0 end,
         case when $6 then audience_digest else '' end,
-        case when $6 and recipient_count > 0 then $2::bigint end, case when $6 then recipient_count else 0 end
+        case when $6 and recipient_count > 0 then $2::bigint end, case when $6 then recipient_count else 0 end,
+        requires_approval, messages_per_hour, first_wave_count
     from original
     on conflict do nothing
     returning delivery_id

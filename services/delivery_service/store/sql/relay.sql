@@ -2,18 +2,20 @@
 
 -- name: claim_parts
 -- Takes up to $4 free parts of a delivery until $3 from now, by the database's clock. Holds the delivery's state FOR
--- SHARE in the same statement: with a plain read, messages could leave after a stop was answered.
+-- SHARE in the same statement: with a plain read, messages could leave after a stop was answered. Of a paced delivery
+-- only recipients up to pace_through may leave.
 with in_progress as (
-    select delivery_id from delivery where delivery_id = $1 and state = 6 and validity_end_time > $5 for share
+    select delivery_id, case when messages_per_hour is null then 2147483647 else pace_through end as through
+    from delivery where delivery_id = $1 and state = 6 and validity_end_time > $5 for share
 ), free as (
-    select p.part from relay_part p join in_progress d on p.delivery_id = d.delivery_id
-    where p.delivery_id = $1 and not p.done and p.available_time <= clock_timestamp()
+    select p.part, d.through from relay_part p join in_progress d on p.delivery_id = d.delivery_id
+    where p.delivery_id = $1 and not p.done and p.available_time <= clock_timestamp() and p.part * 1024 <= d.through
     order by p.part limit $4 for no key update of p skip locked
 )
 update relay_part p
 set lease_holder = $2, available_time = clock_timestamp() + $3::interval, claim_count = p.claim_count + 1
 from free where p.delivery_id = $1 and p.part = free.part
-returning p.part, p.claim_count;
+returning p.part, p.claim_count, free.through;
 
 -- name: claim_parts_to_close
 -- As claim_parts, of a delivery that was stopped or whose validity is over: that is for ever, so its state needn't be
