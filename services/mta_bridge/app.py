@@ -99,6 +99,7 @@ class App:
         self.server.add_service(SERVICE.full_name, partial(relay_grpc.add_RelayServiceServicer_to_server, relay))
         # What is being sent gets its answer while its stream is still there to carry it.
         self.server.on_drain(lambda: self.sender.stop(settings.shutdown_grace_seconds))
+        self.server.on_drain(relay.all_answered)
         self._admin_host, self._admin_port = _host_and_port(settings.admin_listen)
         self._admin = AdminHttp(registry, lambda: self.server.is_serving, host=self._admin_host)
         self.addresses: dict[str, str] = {}

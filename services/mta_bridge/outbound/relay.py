@@ -103,6 +103,13 @@ class Relay(relay_grpc.RelayServiceServicer):
         self._sender = sender
         self._metrics = metrics
         self._clock = clock
+        self._unanswered = 0
+        self._all_answered = asyncio.Event()
+        self._all_answered.set()
+
+    async def all_answered(self) -> None:
+        """Returns when every batch that was taken has been answered, or its stream has ended."""
+        await self._all_answered.wait()
 
     async def Relay(  # type: ignore[override]  # a coroutine that writes is as good as a generator: grpc.aio takes both
         self,
@@ -120,6 +127,9 @@ class Relay(relay_grpc.RelayServiceServicer):
                     await context.write(response)
             finally:
                 in_flight.release()
+                self._unanswered -= 1
+                if not self._unanswered:
+                    self._all_answered.set()
 
         async with asyncio.TaskGroup() as answering:
             async for request in request_iterator:
@@ -136,6 +146,8 @@ class Relay(relay_grpc.RelayServiceServicer):
                         await in_flight.acquire()
                         await self._sender.room(len(batch.messages))
                         # What is taken is sent and answered in the journal, whatever becomes of this stream.
+                        self._unanswered += 1
+                        self._all_answered.clear()
                         answering.create_task(answer(batch, self._take(batch, content)))
                     case _:
                         raise InvalidInput.of("request", "neither a template nor a batch: set one of them")

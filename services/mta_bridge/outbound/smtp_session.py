@@ -210,14 +210,18 @@ class Session(asyncio.Protocol):
         first = lines[-1][:1]
         if offer is None:
             return  # RSET, or the end of a transaction that had failed
+        goes_away = lines[-1][:3] == b"421"
         if step is Step.MAIL or step is Step.RCPT:
             if first != b"2" and offer.failed is None:
                 offer.failed = step, Reply.parse(lines)
+                if goes_away:  # no answer comes to the rest
+                    self._offers.remove(offer)
+                    self._owner.answered(offer, *offer.failed)
         elif step is Step.DATA:
             self._on_data(offer, lines)
         else:
             self._on_end(offer, step, lines)
-        if lines[-1][:3] == b"421":
+        if goes_away:
             self.close(politely=False)
 
     def _on_data(self, offer: Offer, lines: list[bytes]) -> None:

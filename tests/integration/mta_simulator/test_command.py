@@ -17,7 +17,7 @@ from campaign.mta.v1 import relay_service_pb2 as relay_pb
 from campaign.mta.v1 import relay_service_pb2_grpc as relay_grpc
 from service_runtime.client import StaticToken, open_channel
 from service_runtime.development_keys import PUBLIC_KEY_FILE, DevelopmentKeys
-from tests.integration.mta_simulator.feedback_double import FeedbackDouble
+from tests.support.feedback_double import FeedbackDouble
 from tests.support.eventually import eventually
 
 MESSAGES = 300
