@@ -88,7 +88,7 @@ async def _sink() -> AsyncIterator[int]:
     )
     try:
         async with asyncio.timeout(START_SECONDS_MAX):
-            while not await _listens(port):
+            while not await _listens(port):  # noqa: ASYNC110 - another process's
                 await asyncio.sleep(_POLL_SECONDS)
         yield port
     finally:
