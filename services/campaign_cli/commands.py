@@ -66,7 +66,7 @@ def campaign() -> None:
 @click.option("--port-feedback-admin", default=9052, show_default=True, help="Its metrics and health, over HTTP.")
 @click.option("--port-mta", default=50053, show_default=True, help="The simulated MTA.")
 @click.option("--mta", type=click.Choice(["simulator", "postfix"]), default="simulator", show_default=True,
-              help="postfix: a real one (you install it) behind the bridge; it delivers to a scripted sink.")  # fmt: skip
+              help="postfix: a real one, which you install; it delivers to a scripted sink.")  # fmt: skip
 @click.option("--feedback", "way", type=WAY, default="both", show_default=True,
               help="With --mta postfix: whether its reports come by mail, by its log, or both.")  # fmt: skip
 @click.argument("simulator_options", nargs=-1, type=click.UNPROCESSED)

@@ -6,6 +6,7 @@ Postfix to be installed, which is left to people, and root: its master starts as
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,7 @@ BOUNCE_DOMAIN: Final = "bounce.campaign.test"
 
 SERVICES: Final = """
 cleanup   unix  n - n - 0 cleanup
-qmgr      unix  n - n 300 1 qmgr
+qmgr      unix  n - n {wake} 1 qmgr
 rewrite   unix  - - n - - trivial-rewrite
 bounce    unix  - - n - 0 bounce
 defer     unix  - - n - 0 bounce
@@ -88,7 +89,7 @@ class Postfix:
     @property
     def expire_command(self) -> str:
         """Reads queue ids, and has them expired."""
-        return f"{_program('postsuper')} -c {self.configuration} -e -"
+        return shlex.join([sys.executable, "-m", "mta_bridge.postfix_expire", str(self.configuration)])
 
     def prepare(self) -> None:
         """Writes the configuration. Raises CommandFailed if it could not run."""
@@ -104,8 +105,11 @@ class Postfix:
             raise CommandFailed(f"Postfix's own user could not enter {shut[-1]}", [hint])
         shutil.chown(self.folder / "data", "postfix")
         (self.configuration / "main.cf").write_text(self._main_cf(), "ascii")
+        # After a kill, a new queue manager may find a mail still locked by a daemon that is just dying: it looks again
+        # at the next new mail, or when it is woken.
+        wake_seconds = 1 if self.options.quick else 300
         (self.configuration / "master.cf").write_text(
-            f"127.0.0.1:{self.options.port} inet n - n - - smtpd{SERVICES}", "ascii"
+            f"127.0.0.1:{self.options.port} inet n - n - - smtpd{SERVICES.format(wake=wake_seconds)}", "ascii"
         )
 
     def start(self) -> None:
@@ -124,12 +128,14 @@ class Postfix:
             self._run("postfix", "stop", check=False)
 
     def kill(self) -> None:
-        """kill -9 of the master and all of its daemons."""
-        for pid in self.pids():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        """kill -9 of the master and all of its daemons, those included that it is just starting."""
+        while found := {*self.pids(), *_working_in(self.folder.resolve() / "queue")}:
+            for pid in found:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            time.sleep(LOOK_SECONDS)
 
     def pids(self) -> list[int]:
         """The master's, and its children's; empty if it does not run."""
@@ -228,6 +234,18 @@ def _children_of(parent: int) -> list[int]:
         if int(fields[1]) == parent:
             children.append(int(status.parent.name))
     return children
+
+
+def _working_in(folder: Path) -> list[int]:
+    """Processes whose working folder it is: all daemons of Postfix work in its queue."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if Path(os.readlink(process / "cwd")) == folder:
+                found.append(int(process.name))
+        except OSError:
+            continue  # it has ended meanwhile
+    return found
 
 
 def main(options: PostfixOptions) -> None:

@@ -88,7 +88,9 @@ class App:
         self._webhooks: Webhooks | None = None
         if settings.webhook_listen and settings.webhook_secret_file is not None:
             secrets = read_secrets(settings.webhook_secret_file)
-            self._webhooks = Webhooks(settings, secrets, correlation, self.queue, self.parked, self.metrics, clock)
+            self._webhooks = Webhooks(
+                settings, secrets, correlation, self.queue, self.parked, self.journal, self.metrics, clock
+            )
         self._log = self._log_reader(tokens)
 
         verifier = TokenVerifier([settings.jwt_public_key_file.read_bytes()], clock)

@@ -1,4 +1,5 @@
-"""Webhooks over HTTP: KumoMTA, SparkPost, the generic form; and the one-click unsubscribe of RFC 8058.
+"""Webhooks over HTTP: KumoMTA, SparkPost, the generic form; and the one-click unsubscribe of RFC 8058. The same port
+lists, for who has a secret, what was parked and what is unknown.
 
 A 2xx means that FeedbackService has acknowledged every event of the request. Anything else means: send it again. That
 is all the idempotency that is needed: a repetition of the same event changes nothing.
@@ -21,6 +22,7 @@ from mta_bridge.feedback.queue import FeedbackQueue
 from mta_bridge.inbound.correlation import Correlation
 from mta_bridge.metrics import BridgeMetrics
 from mta_bridge.settings import Settings
+from mta_bridge.store.journal import Journal
 from mta_bridge.store.parked import Parked
 from service_runtime.clock import Clock
 
@@ -33,6 +35,7 @@ FORMS: Final[Mapping[str, Callable[[Any], list[Found]]]] = {
 }
 SIGNATURE_HEADER: Final = "X-Campaign-Signature"
 """`sha256=` and the hexadecimal HMAC-SHA256 of the body."""
+LISTED_MAX: Final = 1_000
 UNSUBSCRIBE_BYTES_MAX: Final = 16 * 1_024
 STOP_SECONDS_MAX: Final = 5.0
 
@@ -47,9 +50,11 @@ class Webhooks:
         correlation: Correlation,
         queue: FeedbackQueue,
         parked: Parked,
+        journal: Journal,
         metrics: BridgeMetrics,
         clock: Clock,
     ) -> None:
+        self._journal = journal
         self._settings = settings
         self._secrets = secrets
         self._correlation = correlation
@@ -59,6 +64,9 @@ class Webhooks:
         self._clock = clock
         application = web.Application(client_max_size=settings.webhook_bytes_max)
         application.router.add_post("/webhooks/{form}", self._webhook)
+        application.router.add_get("/parked", self._list_parked)
+        application.router.add_get("/parked/{number}", self._show_parked)
+        application.router.add_get("/unknown", self._list_unknown)
         application.router.add_post("/unsubscribe/{token}", self._unsubscribe)
         application.router.add_get("/unsubscribe/{token}", self._ask)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=STOP_SECONDS_MAX)
@@ -98,6 +106,30 @@ class Webhooks:
             most = self._settings.webhook_events_max
             return _answer(413, f"{len(found)} events: send {most} at the most at once")
         return await self._take(request.match_info["form"], found)
+
+    async def _list_parked(self, request: web.Request) -> web.Response:
+        """What could not be tied to a message, newest first; ?before=NUMBER goes on."""
+        if not self._has_bearer(request):
+            return _answer(401, "give a bearer token")
+        before = request.query.get("before", "")
+        listed = self._parked.list(LISTED_MAX, before=int(before) if before.isdecimal() and len(before) < 19 else None)
+        return web.json_response({"parked": listed})
+
+    async def _show_parked(self, request: web.Request) -> web.Response:
+        if not self._has_bearer(request):
+            return _answer(401, "give a bearer token")
+        number = request.match_info["number"]
+        content = self._parked.content(int(number)) if number.isdecimal() and len(number) < 19 else None
+        if content is None:
+            return _answer(404, "nothing is parked under this number")
+        # Never as HTML: it is somebody else's.
+        return web.Response(body=content, content_type="application/octet-stream")
+
+    async def _list_unknown(self, request: web.Request) -> web.Response:
+        """The messages whose connection ended between the final dot and its answer."""
+        if not self._has_bearer(request):
+            return _answer(401, "give a bearer token")
+        return web.json_response({"unknown": self._journal.unknown()[:LISTED_MAX]})
 
     async def _take(self, form: str, found: list[Found]) -> web.Response:
         reports: list[Report] = []
