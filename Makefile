@@ -66,8 +66,9 @@ buf-baseline: setup ## Declare the contracts of today to be the ones that must n
 	$(BIN)/buf build --exclude-source-info --output $(BASELINE)
 
 .PHONY: test
-test: setup ## Run all tests, a few files at a time; ARGS="-k word -x" goes to pytest
+test: setup ## Run all tests but those that need Postfix, a few files at a time; ARGS="-k word -x" goes to pytest
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	@echo "Left to make test-postfix: $$(ls tests/postfix/test_*.py | xargs)"
 
 .PHONY: test-unit
 test-unit: setup ## Run the unit tests: no server, no socket
@@ -80,6 +81,10 @@ test-integration: setup ## Run the tests against Postgres and real gRPC servers 
 .PHONY: test-acceptance
 test-acceptance: setup ## Run the tests of the services as processes
 	$(BIN)/pytest tests/acceptance $(ARGS)
+
+.PHONY: test-postfix
+test-postfix: setup ## Run the tests that need a real Postfix: as root, with Debian's postfix installed
+	$(BIN)/pytest tests/postfix -n 2 --dist load $(ARGS)
 
 .PHONY: bench
 bench: setup ## Measure it: every figure beside its ceiling; ARGS="feedback.durable --runs 3 --json out.json"
@@ -98,6 +103,10 @@ check: setup ## Everything that CI runs
 .PHONY: demo
 demo: setup ## See it work: both services, an MTA that misbehaves, a send from start to end
 	$(BIN)/campaign demo $(ARGS)
+
+.PHONY: demo-postfix
+demo-postfix: setup ## See real mails go through a real Postfix, in each way of feedback (needs root and Postfix)
+	$(BIN)/campaign demo-postfix $(ARGS)
 
 .PHONY: up
 up: setup ## Run both services with their own Postgres until Ctrl-C

@@ -36,6 +36,7 @@ MODES = {"with-efs": FEEDBACK_MODE_WITH_EFS, "without-efs": FEEDBACK_MODE_WITHOU
 DEFAULT_SENDER = "Campaign <campaign@example.com>"
 MODE = click.Choice(sorted(MODES))
 ROLE = click.Choice(list(choices(Role)))
+WAY = click.Choice(["dsn", "log", "both"])
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -54,8 +55,12 @@ for command in (approve, pause, resume, stop, qualify):
 @click.option("--port-feedback", default=50052, show_default=True, help="FeedbackService.")
 @click.option("--port-feedback-admin", default=9052, show_default=True, help="Its metrics and health, over HTTP.")
 @click.option("--port-mta", default=50053, show_default=True, help="The simulated MTA.")
+@click.option("--mta", type=click.Choice(["simulator", "postfix"]), default="simulator", show_default=True,
+              help="postfix: a real one, which you install; it delivers to a scripted sink.")  # fmt: skip
+@click.option("--feedback", "way", type=WAY, default="both", show_default=True,
+              help="With --mta postfix: whether its reports come by mail, by its log, or both.")  # fmt: skip
 @click.argument("simulator_options", nargs=-1, type=click.UNPROCESSED)
-def up(folder: Path, simulator_options: tuple[str, ...], **ports: int) -> None:
+def up(folder: Path, mta: str, way: Any, simulator_options: tuple[str, ...], **ports: int) -> None:
     """Runs Postgres, both services and a simulated MTA until Ctrl-C.
 
     Options after -- go to the simulator: campaign up -- --duplicates 0.1 (see python -m mta_simulator --help).
@@ -66,7 +71,10 @@ def up(folder: Path, simulator_options: tuple[str, ...], **ports: int) -> None:
     from campaign_cli.up import run_up
 
     chosen = Ports(**{name.removeprefix("port_"): port for name, port in ports.items()})
-    run(run_up(StackSettings(folder, chosen, simulator_options), open_console()), interrupted_status=0)
+    if mta == "postfix" and simulator_options:
+        raise click.UsageError("Options after -- are the simulator's: leave them out with --mta postfix.")
+    settings = StackSettings(folder, chosen, simulator_options, postfix=way if mta == "postfix" else None)
+    run(run_up(settings, open_console()), interrupted_status=0)
 
 
 @campaign.command()
@@ -332,6 +340,29 @@ def explain(delivery_id: str, recipient: int | None, as_json: bool, **where: Any
                 client.stub.ExplainRecipient, ExplainRecipientRequest(delivery_id=delivery_id, recipient=recipient)
             )
             logs.print_json(console, of_one) if as_json else console.print(render_recipient(of_one))
+
+    run(work())
+
+
+@campaign.command("demo-postfix")
+@click.option("--recipients", type=click.IntRange(1), default=2_000, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed, the same fates.")
+@click.option("--feedback", "way", type=WAY, help="By mail, by the log of Postfix, or both.  [default: one by one]")
+@json_option
+def demo_postfix(recipients: int, seed: int, way: Any, as_json: bool) -> None:
+    """Sends real mails through a real Postfix to a scripted sink, and compares the figures with the truth."""
+    from campaign_cli.bridged_postfix import WAYS
+    from campaign_cli.demo_postfix import run_demo_postfix
+
+    async def work() -> None:
+        exact = True
+        for each in [way] if way else WAYS:
+            result = await run_demo_postfix(recipients, seed, each, open_console())
+            exact &= result.is_exact
+            if as_json:
+                click.echo(json.dumps({"feedback": each, **result.as_json()}))
+        if not exact:
+            sys.exit(1)
 
     run(work())
 

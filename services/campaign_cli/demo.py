@@ -121,13 +121,13 @@ async def run_demo(options: DemoOptions, console: Console) -> DemoResult:
         )
         async with run_stack_shown(settings, console) as stack:
             console.print(f"Everything runs. Sending to {plural(options.recipients, 'made-up recipient')}.")
-            result = await stack.while_alive(_play(stack.folder, draft, scene, console))
+            result = await stack.while_alive(play(stack.folder, draft, scene, console))
             result = replace(result, seconds=clock.monotonic() - started)
             console.print(render_result(result))
     return result
 
 
-async def _play(folder: Path, draft: Draft, scene: Scene, console: Console) -> DemoResult:
+async def play(folder: Path, draft: Draft, scene: Scene, console: Console) -> DemoResult:
     async with connect(Target(folder), SEND_PATIENCE_SECONDS) as client:
         delivery = await prepare_send(client, draft, Rejects(), console)
         await confirm_send(client, delivery)

@@ -3,6 +3,7 @@
 import csv
 import random
 import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 
 FIRST_NAMES = (
@@ -33,6 +34,23 @@ def write_recipients(path: Path, count: int, seed: int) -> None:
             first, last = draw.choice(FIRST_NAMES), draw.choice(LAST_NAMES)
             own = f"{_plain(first)}.{_plain(last)}{number}@{draw.choice(DOMAINS)}"
             writer.writerow((f"P{number:06}", _address(draw, own, addresses), first, last, draw.choice(CITIES)))
+
+
+def write_tagged_recipients(path: Path, count: int, seed: int, shares: Mapping[str, float]) -> None:
+    """Writes a CSV file of `count` good recipients; a share of them has each of these tags in the address."""
+    draw = random.Random(seed)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("profile_id", "email", "first_name", "last_name", "city"))
+        for number in range(1, count + 1):
+            first, last = draw.choice(FIRST_NAMES), draw.choice(LAST_NAMES)
+            fortune, tag = draw.random(), ""
+            for name, share in shares.items():
+                if 0 <= fortune < share:
+                    tag = f"+{name}"
+                fortune -= share
+            address = f"{_plain(first)}.{_plain(last)}{number}{tag}@{draw.choice(DOMAINS)}"
+            writer.writerow((f"P{number:06}", address, first, last, draw.choice(CITIES)))
 
 
 def _address(draw: random.Random, own: str, addresses: list[str]) -> str:

@@ -43,6 +43,14 @@ def local(port: int) -> str:
     return f"127.0.0.1:{port}"
 
 
+def free_ports(count: int) -> list[int]:
+    """So many free ports."""
+    taken: set[int] = set()
+    for _ in range(count):
+        taken.add(_find_free(taken))
+    return sorted(taken)
+
+
 def _find_free(taken: set[int]) -> int:
     for port in random.sample(FREE_PORTS, TRIES_MAX):
         if port not in taken and _is_free(port):

@@ -2,6 +2,8 @@
 
     Postgres ── DeliveryService ──▶ simulator ──▶ FeedbackService ──▶ DeliveryService
 
+In the simulator's place there may be the bridge, in front of a real Postfix with a scripted sink behind it.
+
 The ring starts all at once, since each of its parts waits for the next one by itself; it stops one by one.
 """
 
@@ -17,6 +19,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from campaign_cli.bridged_postfix import BridgedPostfix, FeedbackWay
 from campaign_cli.connection import Connection, hold_folder, write_connection
 from campaign_cli.credentials import Credentials, issue_credentials
 from campaign_cli.errors import CommandFailed
@@ -45,13 +48,18 @@ class StackSettings:
     environment: Mapping[str, str] = field(default_factory=dict)
     """For both services, on top of what the stack sets itself."""
     on_simulator_report: Callable[[Report], None] | None = None
+    """Hears the simulator; with Postfix, the sink, which has the truth then."""
+    postfix: FeedbackWay | None = None
+    """Run the bridge and Postfix, and by which way its reports come; None: the simulator."""
 
 
 class Stack:
     """The running system."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mta_side: str) -> None:
         self.folder = folder
+        self.mta_side = mta_side
+        """What the MTA side is, for a person."""
         self._children: list[Child] = []
         self._connection: Connection | None = None
 
@@ -88,7 +96,8 @@ async def run_stack(settings: StackSettings, tell: Callable[[str], None]) -> Asy
         (folder / "logs").mkdir(exist_ok=True)
         starter = _Starter(folder, settings, issue_credentials(folder), tell)
         async with AsyncExitStack() as exits:
-            stack = Stack(folder)
+            real = "the bridge, Postfix, and a sink behind it: nothing leaves this machine"
+            stack = Stack(folder, "simulated: sends nothing to anybody" if settings.postfix is None else real)
             stack._connection = await starter.start_all(stack._children, exits)
             write_connection(folder, stack.connection)
             yield stack
@@ -138,26 +147,21 @@ class _Starter:
             },
         )  # fmt: skip
         exits.push_async_callback(feedback.stop, GRACE_SECONDS)
-        simulator = await self._start(
-            "mta_simulator", "mta_simulator",
-            [
-                *("--listen", local(ports.mta)),
-                *("--feedback-target", local(ports.feedback)),
-                *("--token-file", str(token_file("mta"))),
-                *("--jwt-public-key-file", str(self._credentials.public_key)),
-                *("--journal", str(self._folder / "mta-journal.sqlite")),
-                *self._settings.simulator_arguments,
-            ],
-            on_report=self._settings.on_simulator_report,
-        )  # fmt: skip
-        exits.push_async_callback(simulator.stop, GRACE_SECONDS)
-        children += [postgres, delivery, feedback, simulator]
+        children += [postgres, delivery, feedback]
+        if self._settings.postfix is None:
+            side = [await self._start_simulator(ports, exits)]
+        else:
+            side = await BridgedPostfix(
+                self._folder, self._settings.postfix, ports, self._credentials, self._start, self._tell
+            ).start_all(exits, self._settings.on_simulator_report)
+        children += side
 
         await delivery.listening(START_SECONDS_MAX)
         await self._healthy(delivery, local(ports.delivery))
         await feedback.listening(START_SECONDS_MAX)
         await self._healthy(feedback, local(ports.feedback))
-        await simulator.listening(START_SECONDS_MAX)
+        for child in side:
+            await child.listening(START_SECONDS_MAX)
         return Connection(
             delivery=local(ports.delivery),
             delivery_admin=local(ports.delivery_admin),
@@ -167,6 +171,22 @@ class _Starter:
             token_file=str(token_file("user")),
             pid=os.getpid(),
         )
+
+    async def _start_simulator(self, ports: Ports, exits: AsyncExitStack) -> Child:
+        simulator = await self._start(
+            "mta_simulator", "mta_simulator",
+            [
+                *("--listen", local(ports.mta)),
+                *("--feedback-target", local(ports.feedback)),
+                *("--token-file", str(self._credentials.token_file("mta"))),
+                *("--jwt-public-key-file", str(self._credentials.public_key)),
+                *("--journal", str(self._folder / "mta-journal.sqlite")),
+                *self._settings.simulator_arguments,
+            ],
+            on_report=self._settings.on_simulator_report,
+        )  # fmt: skip
+        exits.push_async_callback(simulator.stop, GRACE_SECONDS)
+        return simulator
 
     async def _start(
         self,

@@ -42,7 +42,7 @@ def render_stack(stack: Stack) -> RenderableType:
     table.add_column(style="dim")
     table.add_row("DeliveryService", connection.delivery, f"http://{connection.delivery_admin}/metrics")
     table.add_row("FeedbackService", connection.feedback, f"http://{connection.feedback_admin}/metrics")
-    table.add_row("Simulated MTA", connection.mta, "sends nothing to anybody")
+    table.add_row("MTA side", connection.mta, stack.mta_side)
     table.add_row("Data and logs", _shown(folder), "kept for the next start")
     table.add_row("Your token", _shown(Path(connection.token_file)), "start-deliveries, administration")
     option = "" if folder == DEFAULT_FOLDER.resolve() else f" --data {_shown(folder)}"

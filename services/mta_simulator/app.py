@@ -16,12 +16,13 @@ from campaign.delivery.v1 import role_pb2 as role_pb
 from campaign.feedback.v1 import feedback_service_pb2_grpc as feedback_grpc
 from campaign.mta.v1 import relay_service_pb2 as relay_pb
 from campaign.mta.v1 import relay_service_pb2_grpc as relay_grpc
+from mta_side.status_stream import StatusStream
 from mta_simulator.journal import IN_MEMORY, KEEP_SECONDS, Journal
 from mta_simulator.misbehaviour import Misbehaviour, MisbehaviourOptions
 from mta_simulator.playback import PENDING_EVENTS_MAX, Playback
 from mta_simulator.relay import RELAY_ERRORS, Relay
 from mta_simulator.script import ScriptOptions, ScriptWriter
-from mta_simulator.status_streams import StatusStream
+from mta_simulator.status_streams import Mischief, PlayedEvents
 from mta_simulator.truth import Truth
 from service_runtime.access import AccessPolicy, TokenVerifier, required_roles
 from service_runtime.client import TokenSource, open_channel
@@ -72,10 +73,9 @@ class Simulator:
         self._relay = Relay(self._journal, script, self._playback, misbehaviour, self.truth, clock)
         self._channel = open_channel(settings.feedback_target, None)
         stub = feedback_grpc.FeedbackServiceStub(self._channel)
+        events, mischief = PlayedEvents(self._playback, self.truth), Mischief(misbehaviour, self.truth)
         self._streams = [
-            StatusStream(
-                f"{settings.source_id}-{number}", stub, token_source, self._playback, misbehaviour, self.truth, clock
-            )
+            StatusStream(f"{settings.source_id}-{number}", stub, token_source, events, clock, mischief)
             for number in range(1, settings.streams + 1)
         ]
         self._server = GrpcServer(_serve_calls(settings.public_key_pem, clock))

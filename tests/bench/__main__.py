@@ -10,12 +10,12 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench import audience, feedback, memory, reading, relaying, watching
+from tests.bench import audience, bridging, feedback, memory, reading, relaying, watching
 from tests.bench.registry import FIGURES, MEASUREMENTS, Figure, Outcome, Run
 from tests.bench.report import as_json, insane, table
 from tests.bench.stand import Stand
 
-GROUPS = (feedback, audience, relaying, reading, watching, memory)
+GROUPS = (feedback, audience, relaying, reading, watching, bridging, memory)
 """Importing them registers their figures. They are measured in this order."""
 RECIPIENTS_DEFAULT = 200_000
 RECIPIENTS_MIN = 2_000

@@ -1,6 +1,6 @@
 """The bare stream that relaying is held against: the same bytes, prebuilt, to the same MTA side, and nothing else.
 
-Options: target, messages, batch, in_flight (batches without an answer).
+Options: target, messages, batch, in_flight (batches without an answer), token (if the other side wants one).
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import grpc.aio
 
 from campaign.delivery.v1 import delivery_pb2
 from campaign.mta.v1 import relay_service_pb2 as pb
-from service_runtime.client import open_channel
+from service_runtime.client import StaticToken, open_channel
 from tests.bench.seeding import HTML
 from tests.bench.workload import Bench, Report, main
 
@@ -37,7 +37,8 @@ def requests_of(messages: int, size: int) -> list[bytes]:
 
 async def work(bench: Bench, options: Report) -> None:
     requests = requests_of(options["messages"], options["batch"])
-    async with open_channel(options["target"], None) as channel:
+    token = StaticToken(options["token"]) if "token" in options else None
+    async with open_channel(options["target"], token) as channel:
         await channel.channel_ready()
         stream: Any = channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
         bench.report(ready=True)

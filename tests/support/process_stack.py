@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,9 @@ class ProcessStack:
             *self._simulator_arguments,
         ], {}
 
-    async def prepared(self, recipients: int, **fields: Any) -> delivery_pb2.Delivery:
+    async def prepared(
+        self, recipients: int, address: Callable[[int], str] = "p{}@example.com".format, **fields: Any
+    ) -> delivery_pb2.Delivery:
         """A delivery to that many, READY."""
         draft = delivery_pb2.Delivery(label="acceptance", content=CONTENT, **fields)
         created = await self.stub.CreateDelivery(pb.CreateDeliveryRequest(delivery=draft))
@@ -114,7 +116,7 @@ class ProcessStack:
             yield pb.AddRecipientsRequest(open=opened)
             for number, begin in enumerate(range(0, recipients, CHUNK), start=1):
                 people = [
-                    pb.NewRecipient(profile_id=str(i), address=f"p{i}@example.com", attributes={"first_name": f"N{i}"})
+                    pb.NewRecipient(profile_id=str(i), address=address(i), attributes={"first_name": f"N{i}"})
                     for i in range(begin, min(begin + CHUNK, recipients))
                 ]
                 yield pb.AddRecipientsRequest(chunk=pb.RecipientChunk(number=number, recipients=people))

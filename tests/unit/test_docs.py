@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from campaign.delivery.v1.delivery_service_pb2 import DESCRIPTOR as DELIVERY_FILE
@@ -18,6 +19,8 @@ from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings as DeliverySettings
 from feedback_service.metrics import FeedbackMetrics
 from feedback_service.settings import Settings as FeedbackSettings
+from mta_bridge.metrics import BridgeMetrics
+from mta_bridge.settings import Settings as BridgeSettings
 from mta_simulator.__main__ import main as simulator
 from mta_simulator.script import TAGS
 from service_runtime.calls import CallMetrics
@@ -32,30 +35,42 @@ _FILE = re.compile(r"`((?:services|tests|protos|scripts|docs)/[\w/.-]+\.\w+)(?::
 _REASON_PREFIX = "ERROR_REASON_"
 
 
-@pytest.mark.parametrize("settings", [DeliverySettings, FeedbackSettings], ids=["delivery", "feedback"])
-def test_every_setting_is_documented_with_its_default(settings: type[BaseSettings]) -> None:
-    rows = table_rows("operations.md")
+@pytest.mark.parametrize(
+    ("settings", "page"),
+    [(DeliverySettings, "operations.md"), (FeedbackSettings, "operations.md"), (BridgeSettings, "mta-bridge.md")],
+    ids=["delivery", "feedback", "bridge"],
+)
+def test_every_setting_is_documented_with_its_default(settings: type[BaseSettings], page: str) -> None:
+    rows = table_rows(page)
     prefix = settings.model_config["env_prefix"]
     for name, field in settings.model_fields.items():
         variable = f"{prefix}{name.upper()}"
-        assert variable in rows, f"{variable} has no row in docs/operations.md"
-        default = rows[variable][0].strip("`").replace(",", "")
+        assert variable in rows, f"{variable} has no row in docs/{page}"
+        default = rows[variable][0].strip("`")
         if field.is_required():
             assert default == "*required*", variable
+        elif field.default is None:
+            assert default == "*none*", variable
+        elif isinstance(field.default, bool):
+            assert default == ("on" if field.default else "off"), variable
+        elif isinstance(field.default, SecretStr):
+            assert default == "*empty*", variable
         elif isinstance(field.default, str):
-            assert default == field.default, variable
+            assert default == (field.default or "*empty*"), variable
         else:
-            assert float(default) == float(field.default), variable
+            assert float(default.replace(",", "")) == float(field.default), variable
 
 
 def test_no_setting_is_documented_that_does_not_exist() -> None:
     known = {
         f"{settings.model_config['env_prefix']}{name.upper()}"
-        for settings in (DeliverySettings, FeedbackSettings)
+        for settings in (DeliverySettings, FeedbackSettings, BridgeSettings)
         for name in settings.model_fields
     }
     told = {
-        word for page in PAGES for word in re.findall(r"\b(?:DELIVERY|FEEDBACK)_[A-Z_]+\b", page.read_text("utf-8"))
+        word
+        for page in PAGES
+        for word in re.findall(r"\b(?:DELIVERY|FEEDBACK|BRIDGE)_[A-Z_]+\b", page.read_text("utf-8"))
     }
     enum_values = {value for value in told if value.startswith(("DELIVERY_STATE", "FEEDBACK_MODE"))}
     reasons = set(reason_names())
@@ -77,6 +92,7 @@ def test_every_metric_is_documented() -> None:
     registry = CollectorRegistry()
     Metrics(registry)
     FeedbackMetrics(registry)
+    BridgeMetrics(registry)
     CallMetrics(registry)
     names = {
         f"{family.name}_total" if family.type == "counter" else family.name
@@ -84,9 +100,9 @@ def test_every_metric_is_documented() -> None:
         if not family.name.endswith("_created")
     }
     assert names
-    rows = table_rows("operations.md")
+    rows = table_rows("operations.md") | table_rows("mta-bridge.md")
     assert sorted(names - rows.keys()) == []
-    told = {name for name in rows if re.match(r"(delivery|feedback|grpc_server)_[a-z_]+$", name)}
+    told = {name for name in rows if re.match(r"(bridge|delivery|feedback|grpc_server)_[a-z_]+$", name)}
     assert sorted(told - names) == []
 
 

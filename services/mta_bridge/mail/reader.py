@@ -1,5 +1,6 @@
 """From a mail's bytes to what it says: `read_mail`."""
 
+from dataclasses import replace
 from typing import Final
 
 from mta_bridge.mail import delivery_status, free_text
@@ -14,6 +15,10 @@ COMPLAINT_TYPE: Final = "message/feedback-report"
 def read_mail(raw: bytes) -> MailReport:
     """What a mail says. Never raises, whatever the bytes."""
     mail = parse(raw)
+    return replace(_read(mail), date=mail.header("date"))
+
+
+def _read(mail: Part) -> MailReport:
     report = delivery_status.report_part(mail)
     complaint = next((part for part in mail.walk() if part.content_type == COMPLAINT_TYPE), None)
     if complaint is not None:

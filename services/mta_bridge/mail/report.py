@@ -44,3 +44,5 @@ class MailReport:
     envelope_id: str = ""
     feedback_type: str = ""
     clues: tuple[str, ...] = ()
+    date: str = ""
+    """The mail's own, as it stands there."""

@@ -17,8 +17,8 @@ from campaign.mta.v1 import relay_service_pb2 as relay_pb
 from campaign.mta.v1 import relay_service_pb2_grpc as relay_grpc
 from service_runtime.client import StaticToken, open_channel
 from service_runtime.development_keys import PUBLIC_KEY_FILE, DevelopmentKeys
-from tests.integration.mta_simulator.feedback_double import FeedbackDouble
 from tests.support.eventually import eventually
+from tests.support.feedback_double import FeedbackDouble
 
 MESSAGES = 300
 SERVICES = Path(__file__).resolve().parents[3] / "services"

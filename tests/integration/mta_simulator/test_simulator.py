@@ -26,8 +26,8 @@ from mta_simulator.truth import OUTCOME_OF_KIND
 from service_runtime.client import StaticToken, open_channel
 from service_runtime.clock import SystemClock
 from service_runtime.development_keys import DevelopmentKeys
-from tests.integration.mta_simulator.feedback_double import FeedbackDouble
 from tests.support.eventually import eventually
+from tests.support.feedback_double import FeedbackDouble
 from tests.support.statuses import refused
 
 FAST = ScriptOptions(time_scale=0.01)

@@ -1,0 +1,1 @@
+"""Towards FeedbackService: what was reported, until it is acknowledged."""

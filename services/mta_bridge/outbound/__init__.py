@@ -1,0 +1,1 @@
+"""Out: RelayService, SMTP, and the asking for expiry."""

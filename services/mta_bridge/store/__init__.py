@@ -1,0 +1,1 @@
+"""One SQLite file: the journal of first answers, the place in the log, and what was parked."""
