@@ -60,14 +60,6 @@ def dsn(
     text = DSN.format(
         to=to, action=action, status=status, reporter=reporter, envelope=envelope, headers=headers, reply=reply
     )
-        to=to,
-        action=action,
-        status=status,
-        reporter=reporter,
-        envelope=envelope,
-        headers=headers,
-        reply="450" if status.startswith("4") else "550",
-    )
     return text.replace("\n", "\r\n").encode()
 
 
