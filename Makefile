@@ -3,12 +3,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SYNCED := .venv/.synced
-# Most tests wait for Postgres and for servers: one more than CPUs, each with a Postgres of its own.
-TEST_PROCESSES ?= 3
+# Most tests wait for Postgres and for servers: twice as many as CPUs, each with a Postgres of its own.
+TEST_PROCESSES ?= 4
 BASELINE := .buf/baseline.binpb
 
 # Another environment that happens to be active is not the one to install into or to run from.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+# gRPC's handlers of fork can crash a child before it becomes the program that it is to run: the tests start many.
+export GRPC_ENABLE_FORK_SUPPORT := 0
 
 .DEFAULT_GOAL := help
 

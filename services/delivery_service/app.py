@@ -13,6 +13,7 @@ from campaign.delivery.v1 import delivery_service_pb2, observation_service_pb2, 
 from campaign.delivery.v1.observation_service_pb2_grpc import add_ObservationServiceServicer_to_server
 from campaign.mta.v1 import relay_service_pb2
 from campaign.mta.v1.relay_service_pb2_grpc import RelayServiceStub
+from delivery_service.api.alerts import AlertCalls
 from delivery_service.api.before_the_send import BeforeTheSendCalls
 from delivery_service.api.commands import CommandCalls
 from delivery_service.api.control import ControlCalls
@@ -32,6 +33,7 @@ from delivery_service.api.send_logs import SendLogCalls
 from delivery_service.api.servicer import AfterTheSend, Servicer, add_to_server
 from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings
+from delivery_service.store.alerts import Alerts
 from delivery_service.store.apply_writer import ApplySettings, ApplyWriter
 from delivery_service.store.before_the_send import BeforeTheSend
 from delivery_service.store.closing import Closing
@@ -48,6 +50,7 @@ from delivery_service.store.recurrences import Recurrences
 from delivery_service.store.relay_parts import RelayParts
 from delivery_service.store.send_logs import SendLogs
 from delivery_service.store.transition_log import TransitionLog
+from delivery_service.workers.alerts import AlertWebhookWorker, AlertWorker
 from delivery_service.workers.breaker import BreakerWorker
 from delivery_service.workers.closing import ClosingWorker
 from delivery_service.workers.engagement import EngagementWorker
@@ -198,6 +201,9 @@ class App:
         contact = MtaContactWorker(explanations, holder, channel.get_state, clock, settings.mta_contact_report_seconds)
         control = Control(pool)
         before = BeforeTheSend(pool)
+        alerts = Alerts(pool)
+        alert_calls = AlertCalls(alerts, settings, clock)
+        self._tasks.start("alert-feed", alert_calls.run())
         breaker = BreakerWorker(control, settings, clock, metrics, self._changed)
         commands = Commands(pool)
         recurrences = Recurrences(pool, settings.long_statement_timeout_seconds)
@@ -210,6 +216,8 @@ class App:
             ("relay-states", relay.look_at_states),
             ("closing", closing.work),
             ("breaker", breaker.work),
+            ("alerts", AlertWorker(alerts, settings, clock, metrics).work),
+            ("alert-webhook", AlertWebhookWorker(alerts, settings, clock, metrics).work),
             ("pacing", PacingWorker(before, clock, self._wake_workers).work),
             ("engagement", engagement.work),
             ("mta-contact", contact.work),
@@ -243,6 +251,7 @@ class App:
             CommandCalls(deliveries, commands, settings, clock, self._changed),
             OccurrenceCalls(deliveries, recurrences, settings, clock),
             BeforeTheSendCalls(deliveries, before, relay.send_proof, settings, clock, self._changed),
+            alert_calls,
         )
         await self._open_doors(servicer, ObservationCalls(writer, feedback, settings, clock, metrics), registry)
 

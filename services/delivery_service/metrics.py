@@ -32,6 +32,10 @@ class Metrics:
         self.breaker_trips = Counter(
             "delivery_breaker_trips", "Deliveries paused by the circuit breaker.", ("cause",), registry=registry
         )
+        self.alerts = Counter("delivery_alerts", "Alerts raised.", ("cause",), registry=registry)
+        self.alert_posts = Counter(
+            "delivery_alert_posts", "Alerts posted to the webhook.", ("result",), registry=registry
+        )
         self.prepared = Counter("delivery_preparations", "Preparations ended.", ("result",), registry=registry)
         self.occurrences = Counter(
             "delivery_occurrences", "Occurrences of recurring deliveries dealt with.", ("state",), registry=registry

@@ -131,6 +131,34 @@ class Settings(BaseSettings):
     mta_contact_report_seconds: float = Field(5.0, gt=0)
     """How often this process says whether it reaches the MTA side; keep it well below source_silence_seconds."""
 
+    # Alerts.
+    alert_check_seconds: float = Field(60.0, gt=0)
+    """How often all deliveries that are not over are looked at."""
+    alert_start_pending_seconds: float = Field(1_200.0, gt=0)
+    alert_soft_bounce_share: float = Field(0.05, ge=0, le=1)
+    """Share of soft bounces among the messages handed over beyond which an alert is raised; 0: never."""
+    alert_hard_bounce_share: float = Field(0.05, ge=0, le=1)
+    alert_sample_min: int = Field(50, ge=1)
+    """Messages handed over below which no share is judged."""
+    alert_throughput_min_per_hour: int = Field(1_000, ge=0)
+    """Messages an hour below which a send is too slow; 0: never. Of a paced one, at the most half of its own rate."""
+    alert_throughput_after_seconds: float = Field(1_200.0, gt=0)
+    """How long a send may take to get up to speed."""
+    alert_throughput_below_share: float = Field(0.8, gt=0, le=1)
+    """Only while less than this share of the messages has left."""
+    alert_feedback_silent_seconds: float = Field(3_600.0, gt=0)
+    alerts_kept_seconds: float = Field(30 * 86_400.0, ge=86_400)
+    alert_watchers_max: int = Field(1_000, ge=1)
+    alert_poll_seconds: float = Field(1.0, gt=0)
+    """How often one statement looks for new alerts for all watchers."""
+    alert_webhook_url: str = ""
+    """Where alerts are posted as JSON; empty: nowhere."""
+    alert_webhook_token_file: Path | None = None
+    """The bearer token for the webhook; none: it is called without."""
+    alert_webhook_timeout_seconds: float = Field(10.0, gt=0)
+    alert_webhook_retry_seconds: float = Field(10.0, gt=0)
+    """The wait after the first refusal; it doubles, up to an hour."""
+
     # Proofs.
     proofs_per_call_max: int = Field(50, ge=1, le=1_024)
     proofs_per_delivery_max: int = Field(1_000, ge=1)

@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 
 from campaign.delivery.v1 import (
+    alert_pb2,
     before_the_send_pb2,
     commands_pb2,
     explanation_pb2,
@@ -21,6 +22,7 @@ from campaign.delivery.v1.delivery_service_pb2_grpc import (
     DeliveryServiceServicer,
     add_DeliveryServiceServicer_to_server,
 )
+from delivery_service.api.alerts import AlertCalls
 from delivery_service.api.before_the_send import BeforeTheSendCalls
 from delivery_service.api.commands import CommandCalls
 from delivery_service.api.control import ControlCalls
@@ -61,6 +63,7 @@ class Servicer(DeliveryServiceServicer):
         commands: CommandCalls,
         occurrences: OccurrenceCalls,
         before: BeforeTheSendCalls,
+        alerts: AlertCalls,
     ) -> None:
         self._deliveries = deliveries
         self._recipients = recipients
@@ -71,6 +74,7 @@ class Servicer(DeliveryServiceServicer):
         self._commands = commands
         self._occurrences = occurrences
         self._before = before
+        self._alerts = alerts
 
     async def CreateDelivery(self, request: pb.CreateDeliveryRequest, context: Any) -> pb.CreateDeliveryResponse:
         return await self._deliveries.create(request)
@@ -220,6 +224,16 @@ class Servicer(DeliveryServiceServicer):
         self, request: before_the_send_pb2.SendProofRequest, context: Any
     ) -> before_the_send_pb2.SendProofResponse:
         return await self._before.send_proof(request)
+
+    async def ListAlerts(self, request: alert_pb2.ListAlertsRequest, context: Any) -> alert_pb2.ListAlertsResponse:
+        return await self._alerts.list(request)
+
+    async def WatchAlerts(
+        self, request: alert_pb2.WatchAlertsRequest, context: Any
+    ) -> AsyncIterator[alert_pb2.WatchAlertsResponse]:
+        async with aclosing(self._alerts.watch(request)) as responses:
+            async for response in responses:
+                yield response
 
 
 def add_to_server(servicer: Servicer, server: grpc.aio.Server) -> None:

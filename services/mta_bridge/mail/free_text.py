@@ -30,7 +30,9 @@ _COPY_BEHIND: Final = 40
 """Characters of its own that a mail has before what looks like the beginning of a copy."""
 
 ADDRESS: Final = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z][\w-]{1,23}")
-_TAG: Final = re.compile(r"<(?:style|script)\b.{0,20000}?</(?:style|script)>|<[a-zA-Z/!][^<>@]{0,400}>", re.DOTALL)
+_TAG: Final = re.compile(r"<[a-zA-Z/!][^<>@]{0,400}>")
+_UNREAD: Final = re.compile(r"<(style|script)\b", re.IGNORECASE)
+_UNREAD_NAMES: Final = ("style", "script")
 _BREAKING_TAG: Final = re.compile(r"<(?:br|p|/p|div|/div|tr|/tr|li|h\d|td)\b[^<>]{0,200}>", re.IGNORECASE)
 
 
@@ -164,8 +166,29 @@ def _readable(mail: Part) -> Iterable[Part]:
         yield mail
 
 
+def _without_unread(html: str) -> str:
+    """Without style sheets and scripts. Each character is looked at a few times at most: one that has no end stays."""
+    lowered, pieces, at = html.lower(), [], 0
+    unended: set[str] = set()
+    while (begin := _UNREAD.search(html, at)) is not None:
+        name = begin[1].lower()
+        end = -1 if name in unended else lowered.find(f"</{name}", begin.end())
+        if end < 0:
+            unended.add(name)
+            if len(unended) == len(_UNREAD_NAMES):
+                break
+            pieces.append(html[at : begin.end()])
+            at = begin.end()
+            continue
+        pieces.append(html[at : begin.start()])
+        closed = html.find(">", end)
+        at = closed + 1 if closed >= 0 else len(html)
+    pieces.append(html[at:])
+    return "".join(pieces)
+
+
 def _without_tags(html: str) -> str:
-    text = _TAG.sub(" ", _BREAKING_TAG.sub("\n", html))
+    text = _TAG.sub(" ", _BREAKING_TAG.sub("\n", _without_unread(html)))
     for entity, character in (
         ("&lt;", "<"),
         ("&gt;", ">"),

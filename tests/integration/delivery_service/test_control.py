@@ -135,7 +135,8 @@ async def test_batches_that_wait_for_the_stream_do_not_leave_after_a_pause(
         stack.mta.open.set()
         await nothing_claimed(stack, delivery_id)
 
-        assert paused.in_flight_count == 2_000
+        # A part of which nothing had been written may have been given up before it was counted.
+        assert len(stack.mta.journal) <= paused.in_flight_count <= 2_000
         assert (await stack.kpis(delivery_id)).outcomes.relayed == len(stack.mta.journal) < 2_000
         await resume(stack, delivery_id)
         await stack.in_state(delivery_id, FINISHED)

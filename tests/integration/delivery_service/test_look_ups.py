@@ -465,7 +465,7 @@ async def test_rates_follow_the_delivered_also_when_nobody_opens(database: str, 
     [
         ({"kinds": [0]}, "kinds[0]"),
         ({"kinds": [OPEN, 1]}, "kinds[1]"),
-        ({"recipient": -1}, "recipient"),
+        ({"recipient": 2**31}, "recipient"),
         ({"page_token": "x"}, "page_token"),
         ({"page_size": -1}, "page_size"),
     ],

@@ -113,10 +113,10 @@ RULES = [
 
 
 @pytest.mark.parametrize("rule", RULES)
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=8)
 @given(
     start=st.datetimes(datetime(2024, 1, 1), datetime(2031, 12, 31)).map(lambda m: m.replace(microsecond=0)),
-    after=st.timedeltas(timedelta(0), timedelta(days=200)),
+    after=st.timedeltas(timedelta(0), timedelta(days=70)),  # the plain expansion of hours is slow
 )
 def test_the_short_cuts_give_what_plain_expansion_gives(rule: str, start: datetime, after: timedelta) -> None:
     # In UTC, where nominal times are instants.

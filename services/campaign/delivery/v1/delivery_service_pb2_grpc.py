@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from campaign.delivery.v1 import alert_pb2 as campaign_dot_delivery_dot_v1_dot_alert__pb2
 from campaign.delivery.v1 import before_the_send_pb2 as campaign_dot_delivery_dot_v1_dot_before__the__send__pb2
 from campaign.delivery.v1 import commands_pb2 as campaign_dot_delivery_dot_v1_dot_commands__pb2
 from campaign.delivery.v1 import delivery_service_pb2 as campaign_dot_delivery_dot_v1_dot_delivery__service__pb2
@@ -218,6 +219,16 @@ class DeliveryServiceStub:
                 '/campaign.delivery.v1.DeliveryService/SendProof',
                 request_serializer=campaign_dot_delivery_dot_v1_dot_before__the__send__pb2.SendProofRequest.SerializeToString,
                 response_deserializer=campaign_dot_delivery_dot_v1_dot_before__the__send__pb2.SendProofResponse.FromString,
+                _registered_method=True)
+        self.ListAlerts = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/ListAlerts',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_alert__pb2.ListAlertsRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_alert__pb2.ListAlertsResponse.FromString,
+                _registered_method=True)
+        self.WatchAlerts = channel.unary_stream(
+                '/campaign.delivery.v1.DeliveryService/WatchAlerts',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_alert__pb2.WatchAlertsRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_alert__pb2.WatchAlertsResponse.FromString,
                 _registered_method=True)
 
 
@@ -529,6 +540,22 @@ class DeliveryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAlerts(self, request, context):
+        """Lists alerts, newest first. They are kept for 30 days.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchAlerts(self, request, context):
+        """Streams alerts as they are raised, by any replica: no gap and no repetition if it is opened again with the id of the
+        last one received. Endless. Errors: RESOURCE_EXHAUSTED/LIMIT_REACHED (watchers per process);
+        UNAVAILABLE/SHUTTING_DOWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeliveryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -706,6 +733,16 @@ def add_DeliveryServiceServicer_to_server(servicer, server):
                     servicer.SendProof,
                     request_deserializer=campaign_dot_delivery_dot_v1_dot_before__the__send__pb2.SendProofRequest.FromString,
                     response_serializer=campaign_dot_delivery_dot_v1_dot_before__the__send__pb2.SendProofResponse.SerializeToString,
+            ),
+            'ListAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAlerts,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_alert__pb2.ListAlertsRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_alert__pb2.ListAlertsResponse.SerializeToString,
+            ),
+            'WatchAlerts': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchAlerts,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_alert__pb2.WatchAlertsRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_alert__pb2.WatchAlertsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1657,6 +1694,60 @@ class DeliveryService:
             '/campaign.delivery.v1.DeliveryService/SendProof',
             campaign_dot_delivery_dot_v1_dot_before__the__send__pb2.SendProofRequest.SerializeToString,
             campaign_dot_delivery_dot_v1_dot_before__the__send__pb2.SendProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/ListAlerts',
+            campaign_dot_delivery_dot_v1_dot_alert__pb2.ListAlertsRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_alert__pb2.ListAlertsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/WatchAlerts',
+            campaign_dot_delivery_dot_v1_dot_alert__pb2.WatchAlertsRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_alert__pb2.WatchAlertsResponse.FromString,
             options,
             channel_credentials,
             insecure,

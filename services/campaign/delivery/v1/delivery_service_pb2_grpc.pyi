@@ -3,6 +3,7 @@
 isort:skip_file
 Deliveries, their send logs and their KPIs."""
 
+from campaign.delivery.v1 import alert_pb2 as _alert_pb2
 from campaign.delivery.v1 import before_the_send_pb2 as _before_the_send_pb2
 from campaign.delivery.v1 import commands_pb2 as _commands_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as _delivery_service_pb2
@@ -177,6 +178,13 @@ class DeliveryServiceStub:
     feedback is in GetSendLog. From READY until the sending has ended. Not idempotent: a repetition sends again.
     Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE; RESOURCE_EXHAUSTED/LIMIT_REACHED (proofs per delivery);
     UNAVAILABLE/MTA_SIDE_UNAVAILABLE.
+    """
+    ListAlerts: _aio.UnaryUnaryMultiCallable[_alert_pb2.ListAlertsRequest, _alert_pb2.ListAlertsResponse]
+    """Lists alerts, newest first. They are kept for 30 days."""
+    WatchAlerts: _aio.UnaryStreamMultiCallable[_alert_pb2.WatchAlertsRequest, _alert_pb2.WatchAlertsResponse]
+    """Streams alerts as they are raised, by any replica: no gap and no repetition if it is opened again with the id of the
+    last one received. Endless. Errors: RESOURCE_EXHAUSTED/LIMIT_REACHED (watchers per process);
+    UNAVAILABLE/SHUTTING_DOWN.
     """
 
 class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -546,6 +554,25 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         feedback is in GetSendLog. From READY until the sending has ended. Not idempotent: a repetition sends again.
         Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE; RESOURCE_EXHAUSTED/LIMIT_REACHED (proofs per delivery);
         UNAVAILABLE/MTA_SIDE_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAlerts(
+        self,
+        request: _alert_pb2.ListAlertsRequest,
+        context: _aio.ServicerContext[_alert_pb2.ListAlertsRequest, _abc.Awaitable[_alert_pb2.ListAlertsResponse]],
+    ) -> _abc.Awaitable[_alert_pb2.ListAlertsResponse]:
+        """Lists alerts, newest first. They are kept for 30 days."""
+
+    @_abc_1.abstractmethod
+    def WatchAlerts(
+        self,
+        request: _alert_pb2.WatchAlertsRequest,
+        context: _aio.ServicerContext[_alert_pb2.WatchAlertsRequest, _abc.AsyncIterator[_alert_pb2.WatchAlertsResponse]],
+    ) -> _abc.AsyncIterator[_alert_pb2.WatchAlertsResponse]:
+        """Streams alerts as they are raised, by any replica: no gap and no repetition if it is opened again with the id of the
+        last one received. Endless. Errors: RESOURCE_EXHAUSTED/LIMIT_REACHED (watchers per process);
+        UNAVAILABLE/SHUTTING_DOWN.
         """
 
 def add_DeliveryServiceServicer_to_server(servicer: DeliveryServiceServicer, server: _aio.Server) -> None: ...
