@@ -3,8 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SYNCED := .venv/.synced
-# Most tests wait for Postgres and for servers: twice as many as CPUs, each with a Postgres of its own.
-TEST_PROCESSES ?= 4
+# Most tests wait for Postgres and for servers: one more than CPUs, each with a Postgres of its own.
+TEST_PROCESSES ?= 3
 BASELINE := .buf/baseline.binpb
 
 # Another environment that happens to be active is not the one to install into or to run from.

@@ -69,14 +69,16 @@ class AlertCalls:
                 retry_delay_seconds=1.0,
             )
         self._watchers += 1
+        more = False  # nothing to tell at first is told at once: the watcher sees that it is heard
         try:
             while True:
                 found = await self._store.after(after, _RESPONSE_ALERTS_MAX)
                 if found:
                     after = found[-1].alert_id
                     yield pb.WatchAlertsResponse(alerts=[_alert(alert) for alert in found])
-                elif not await self._more_than(after):
+                elif not more:
                     yield pb.WatchAlertsResponse(heartbeat_time=timestamp(self._clock.now()))
+                more = await self._more_than(after)
         finally:
             self._watchers -= 1
 

@@ -93,7 +93,7 @@ def test_the_first_time_is_an_occurrence_only_if_the_rule_says_so() -> None:
 
 RULES = [
     "FREQ=HOURLY;INTERVAL=5",
-    "FREQ=HOURLY;INTERVAL=7;BYDAY=MO,WE;BYHOUR=3,9,14",
+    "FREQ=HOURLY;INTERVAL=2;BYDAY=MO,WE;BYHOUR=3,9,14",
     "FREQ=HOURLY;BYMONTH=2,7;BYMONTHDAY=-1;BYMINUTE=0,15",
     "FREQ=DAILY;INTERVAL=3",
     "FREQ=DAILY;BYDAY=SA,SU;BYHOUR=8,20",

@@ -202,7 +202,7 @@ class WatchAlertsResponse(_message.Message):
 
     @_builtins.property
     def heartbeat_time(self) -> _timestamp_pb2.Timestamp:
-        """Set in a heartbeat: nothing was raised until then."""
+        """Set in a heartbeat: nothing was raised until then. The first response is one if there is nothing to tell yet."""
 
     def __init__(
         self,
