@@ -50,6 +50,7 @@ class Explanations:
             preparation_lease_time=row["preparation_lease_time"],
             preparation_errors=tuple(issue.description for issue in delivery.plan.errors) if delivery.plan else (),
             confirm_time=row["confirm_time"],
+            contact_time=row["contact_time"],
             paced_to=row["pace_granted"] if row["paced"] else None,
             validity_end_time=row["validity_end_time"],
             settled_time=row["settled_time"],

@@ -8,6 +8,7 @@ import pytest
 
 from campaign.delivery.v1 import delivery_pb2, explanation_pb2, send_log_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
+from campaign.delivery.v1.schedule_pb2 import Schedule
 from tests.support.delivery_stack import DeliveryStack, Fact, Observed, delivery_stack, people
 from tests.support.eventually import eventually
 from tests.support.mta_side import ACCEPT, LATER, MtaSide
@@ -56,6 +57,17 @@ async def test_a_delivery_is_explained_from_draft_to_finish(common: DeliveryStac
     assert facts["VALIDITY_OPEN"].until_time == (await common.delivery(delivery_id)).validity_end_time
     assert "NOT_SETTLED" in facts
     assert "MESSAGES_PREPARED" not in facts
+
+
+async def test_a_delivery_confirmed_for_later_tells_when_it_starts(common: DeliveryStack) -> None:
+    later = Schedule(local_time="2030-01-01T09:00", time_zone="Europe/Paris")
+    ready = await common.ready(2, schedule=later)
+    await common.confirm(ready)
+
+    facts = await explained(common, ready.delivery_id)
+
+    assert list(facts) == ["WAITING_FOR_CONTACT_TIME"]
+    assert facts["WAITING_FOR_CONTACT_TIME"].until_time.ToJsonString() == "2030-01-01T08:00:00Z"
 
 
 async def test_a_failed_preparation_is_explained_by_its_errors(common: DeliveryStack) -> None:

@@ -3,8 +3,8 @@
 -- name: delivery_situation
 -- Everything but the parts. Times of leases are by the database's clock, which also says what time it is.
 select d.state, d.recipient_count, d.prepared_through, d.preparation_token is not null as preparation_held,
-    d.preparation_lease_time, d.update_time, d.start_time, d.finish_time, d.validity_end_time, d.settled_time,
-    f.confirm_time, d.pace_granted,
+    d.preparation_lease_time, d.update_time, d.contact_time, d.start_time, d.finish_time, d.validity_end_time,
+    d.settled_time, f.confirm_time, d.pace_granted,
     d.messages_per_hour is not null and d.pace_through < d.recipient_count as paced, c.*, clock_timestamp() as time
 from delivery d
 left join confirmation f on f.delivery_id = d.delivery_id and f.request_id = d.confirm_request_id
