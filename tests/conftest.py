@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import postgres
 
-LEAK_GRACE_SECONDS = 1.0
+LEAK_GRACE_SECONDS = 30.0
 
 
 @pytest.fixture(scope="session")

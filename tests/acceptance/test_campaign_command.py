@@ -18,7 +18,7 @@ import pytest
 from tests.support.eventually import eventually
 
 CAMPAIGN = [sys.executable, "-m", "campaign_cli"]
-START_SECONDS_MAX = 60.0
+START_SECONDS_MAX = 120.0
 RECIPIENTS = 300
 FREE_PORTS = [
     part
@@ -28,12 +28,12 @@ FREE_PORTS = [
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(600),
 ]
 
 
 def campaign(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*CAMPAIGN, *arguments], capture_output=True, text=True, timeout=90, check=False)
+    return subprocess.run([*CAMPAIGN, *arguments], capture_output=True, text=True, timeout=240, check=False)
 
 
 def rows(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
@@ -164,10 +164,10 @@ async def test_leaving_the_watch_leaves_the_send(folder: Path, people: Path) -> 
         assert sending.stdout is not None
         said = b""
         while b"FINISHED" not in said:
-            said = await asyncio.wait_for(sending.stdout.readline(), 60)
+            said = await asyncio.wait_for(sending.stdout.readline(), START_SECONDS_MAX)
             assert said, "the command ended before the send was over"
         sending.send_signal(signal.SIGINT)
-        rest, _ = await asyncio.wait_for(sending.communicate(), 30)
+        rest, _ = await asyncio.wait_for(sending.communicate(), START_SECONDS_MAX)
         assert sending.returncode == 130
         assert f"--data {folder}" in rest.decode().split("campaign watch ")[1]
         (delivery,) = rows(campaign("list", "--data", str(folder), "--json"))

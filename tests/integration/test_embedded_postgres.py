@@ -92,7 +92,7 @@ async def test_interrupt_of_the_terminal_does_not_reach_the_server(folder: Path)
         os.killpg(child.pid, signal.SIGINT)
         assert line(child) == "interrupted"
         assert await value(dsn, "SELECT 1") == 1
-        child.communicate(b"\n", timeout=30)
+        child.communicate(b"\n", timeout=90)
         assert child.returncode == 0
     with pytest.raises(FileNotFoundError):
         await value(dsn, "SELECT 1")
@@ -102,7 +102,7 @@ async def test_server_left_by_a_killed_process_is_taken_over(folder: Path) -> No
     with process(folder) as child:
         dsn = line(child)
         child.kill()
-        child.communicate(timeout=30)
+        child.communicate(timeout=90)
     started = await value(dsn, "SELECT pg_postmaster_start_time()")
     with EmbeddedPostgres(folder, THROWAWAY) as postgres:
         assert await value(postgres.dsn, "SELECT pg_postmaster_start_time()") != started

@@ -30,7 +30,7 @@ CONTENT = delivery_pb2.Content(
     from_address="news@example.com",
 )
 ALL_ROLES = ("start-deliveries", "administration", "feedback")
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 TOKEN_SECONDS = 10**9
 """Longer than any time that a test lets pass by its own clock."""
 

@@ -20,7 +20,7 @@ async def eventually(
 ) -> _Value: ...
 
 
-async def eventually(look: Callable[[], Any], *, timeout_seconds: float = 10.0, interval_seconds: float = 0.01) -> Any:
+async def eventually(look: Callable[[], Any], *, timeout_seconds: float = 60.0, interval_seconds: float = 0.01) -> Any:
     """Looks again and again until there is something true, and returns it. The last look tells why there never was.
 
     An AssertionError of the look counts as not yet.

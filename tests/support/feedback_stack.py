@@ -64,7 +64,7 @@ class MtaClient:
         await self.call.write(pb.StreamStatusRequest(batch=batch))
         return self.sequence
 
-    async def acked(self, sequence: int | None = None, *, timeout_seconds: float = 10.0) -> None:
+    async def acked(self, sequence: int | None = None, *, timeout_seconds: float = 60.0) -> None:
         """Waits until that batch, by default the last one, is acked."""
         wanted = self.sequence if sequence is None else sequence
         await eventually(lambda: self.acked_through >= wanted, timeout_seconds=timeout_seconds)

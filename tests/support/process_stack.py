@@ -22,8 +22,8 @@ from service_runtime.client import TokenFile, open_channel
 from tests.support.delivery_stack import CONTENT
 from tests.support.eventually import eventually
 
-START_SECONDS_MAX = 30.0
-RUN_SECONDS_MAX = 90.0
+START_SECONDS_MAX = 90.0
+RUN_SECONDS_MAX = 180.0
 CHUNK = 2_000
 
 

@@ -43,7 +43,7 @@ class Timed:
             await self.clock.advance(0.05)
             return await look()
 
-        return await eventually(tick, timeout_seconds=30)
+        return await eventually(tick)
 
     async def in_state(self, delivery_id: str, state: int) -> delivery_pb2.Delivery:
         async def reached() -> delivery_pb2.Delivery | None:

@@ -274,7 +274,7 @@ async def test_a_deleted_draft_is_gone_at_once_and_its_rows_go_in_bounded_steps(
         async def purged() -> bool:
             return not await rows_of(database, delivery.delivery_id)
 
-        await eventually(purged, timeout_seconds=30)
+        await eventually(purged)
         assert (await rows_of(database, kept.delivery_id))["send_log"] == 5
     await assert_laws(database)
 

@@ -45,7 +45,7 @@ async def stopped_wholly(stack: DeliveryStack, delivery_id: str) -> delivery_pb2
         delivery = await stack.delivery(delivery_id)
         return delivery if delivery.stop.complete else None
 
-    delivery = await eventually(complete, timeout_seconds=30)
+    delivery = await eventually(complete)
     assert delivery is not None
     return delivery
 

@@ -142,7 +142,7 @@ async def test_an_mta_side_that_is_away_is_told_by_every_replica(database: str, 
             assert "MTA_SIDE_AWAY" in facts
             return facts["MTA_SIDE_AWAY"]
 
-        fact = await eventually(away, timeout_seconds=20)
+        fact = await eventually(away)
         assert fact.holder
         assert fact.HasField("since_time")
         await side.start(side.port)

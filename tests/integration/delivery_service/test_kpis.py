@@ -267,7 +267,7 @@ class Watch:
 
     async def until(self, wanted: kpis_pb2.Kpis) -> None:
         """Reads until the state of these KPIs has come."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 newest = self.newest.get(wanted.delivery_id)
                 if newest is not None and newest.revision >= wanted.revision:
@@ -277,7 +277,7 @@ class Watch:
 
     async def end(self) -> grpc.StatusCode:
         """Reads to the end."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             try:
                 while True:
                     await self.next()

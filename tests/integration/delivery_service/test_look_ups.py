@@ -427,7 +427,7 @@ async def test_live_engagement_follows_each_fact(database: str, tmp_path: Path) 
         delivery_id = await stack.sent(3)
 
         async def reached(unsubscribed: int) -> None:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 call: Any = stack.stub.WatchKpis(pb.WatchKpisRequest(delivery_ids=[delivery_id]))
                 async for response in call:
                     if response.kpis.engagement.unsubscribed == unsubscribed:

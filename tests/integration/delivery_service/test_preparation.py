@@ -472,7 +472,7 @@ async def test_the_number_of_slots_is_frozen_by_the_first_preparation(database: 
 
 
 async def test_a_preparation_survives_the_loss_of_its_connections(database: str, tmp_path: Path) -> None:
-    async with delivery_stack(database, tmp_path, **SMALL_STEPS, preparation_lease_seconds=0.2) as stack:
+    async with delivery_stack(database, tmp_path, **SMALL_STEPS, preparation_lease_seconds=2) as stack:
         delivery_id = await stack.create()
         await stack.add(delivery_id, people(3_000))
         async with connected(database) as connection:

@@ -73,7 +73,7 @@ async def dealt_with(stack: DeliveryStack, parent_id: str, number: int) -> list[
         assert all(each.state != occurrence_pb2.OCCURRENCE_STATE_DUE for each in found)
         return found[::-1]
 
-    return await eventually(look, timeout_seconds=30)
+    return await eventually(look)
 
 
 async def finished_child(stack: DeliveryStack, occurrence: occurrence_pb2.Occurrence) -> delivery_pb2.Delivery:
@@ -162,7 +162,7 @@ async def sent_to_all(stack: DeliveryStack, times: int) -> None:
     async def look() -> bool:
         return stack.mta.addresses["person1@example.com"] >= times
 
-    await eventually(look, timeout_seconds=60)
+    await eventually(look)
 
 
 @pytest.mark.timeout(300)

@@ -218,7 +218,7 @@ async def test_changes_of_state_are_seen_by_watchers(timed: DeliveryStack, clock
     watching = asyncio.create_task(watch())
     await timed.confirm(delivery)
     clock.set(TOMORROW)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await watching
 
     assert states[-1] == delivery_pb2.DELIVERY_STATE_FINISHED

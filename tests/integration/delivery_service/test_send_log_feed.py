@@ -87,7 +87,7 @@ async def watching(stub: DeliveryServiceStub, delivery_id: str, token: str = "",
 async def caught_up(stack: DeliveryStack, delivery_id: str, token: str = "", **fields: Any) -> Told:
     """Everything that is behind the token now."""
     told = Told(delivery_id, token)
-    async with asyncio.timeout(20), watching(stack.stub, delivery_id, token, **fields) as call:
+    async with asyncio.timeout(60), watching(stack.stub, delivery_id, token, **fields) as call:
         while not told.lengths:
             told.take(await call.read())
     return told
@@ -261,7 +261,7 @@ async def test_revisions_without_transitions_move_the_token_alone(common: Delive
         request = pb.UpdateDeliveryRequest(delivery=await common.delivery(delivery_id))
         request.update_mask.paths.append("label")
         await common.stub.UpdateDelivery(request)
-        response = await asyncio.wait_for(call.read(), 10)
+        response = await asyncio.wait_for(call.read(), 60)
 
     assert len(response.changes.changes) == 0
     assert response.changes.caught_up
@@ -273,7 +273,7 @@ async def test_an_idle_watch_has_heartbeats(database: str, tmp_path: Path) -> No
     async with delivery_stack(database, tmp_path, watch_heartbeat_seconds=0.05) as stack:
         delivery_id = await stack.create()
         told = Told(delivery_id)
-        async with watching(stack.stub, delivery_id) as call, asyncio.timeout(10):
+        async with watching(stack.stub, delivery_id) as call, asyncio.timeout(60):
             while told.heartbeats < 3:
                 told.take(await call.read())
 
@@ -283,7 +283,7 @@ async def test_a_settled_delivery_is_told_to_its_end_and_no_further(common: Deli
     await settle(common, delivery_id)
 
     told = Told(delivery_id)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await follow([common], told, random.Random(1), 0.0)
         again = Told(delivery_id, told.token)
         await follow([common], again, random.Random(1), 0.0)
@@ -317,7 +317,7 @@ async def test_a_log_that_is_dropped_while_it_is_watched_ends_the_watch(common: 
     async with (
         refused(grpc.StatusCode.OUT_OF_RANGE, "LOG_OUT_OF_RANGE"),
         watching(common.stub, delivery_id) as call,
-        asyncio.timeout(10),
+        asyncio.timeout(60),
     ):
         told = Told(delivery_id)
         told.take(await call.read())
@@ -361,7 +361,7 @@ async def test_a_delivery_that_is_deleted_while_it_is_watched_ends_the_watch(com
     async with (
         refused(grpc.StatusCode.NOT_FOUND, "DELIVERY_NOT_FOUND"),
         watching(common.stub, delivery_id) as call,
-        asyncio.timeout(10),
+        asyncio.timeout(60),
     ):
         await call.read()
         async with connected(common.dsn) as connection:
@@ -397,7 +397,7 @@ async def test_a_stop_ends_the_watch_with_shutting_down(database: str, tmp_path:
         async with (
             refused(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"),
             watching(stack.stub, delivery_id) as call,
-            asyncio.timeout(10),
+            asyncio.timeout(60),
         ):
             await call.read()
             assert stack.app.server is not None

@@ -252,7 +252,7 @@ async def test_with_a_period_of_zero_opens_are_live_and_watched(database: str, t
 
         for number in (1, 2, 3):
             await stack.track(Fact(f"{delivery_id}-{number}"))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while (await call.read()).kpis.engagement.opens < number:
                     pass
         call.cancel()

@@ -425,7 +425,7 @@ async def test_a_stop_does_not_wait_for_ever_for_delivery_service(tmp_path: Path
         mta = await stack.mta("mta-1")
         await mta.send(delivered("a"))
         await eventually(lambda: stack.delivery.received == ["a"])
-        await asyncio.wait_for(stack.app.stop(), 5)
+        await asyncio.wait_for(stack.app.stop(), 60)
         assert mta.acked_through == 0
         assert await mta.call.code() == grpc.StatusCode.UNAVAILABLE
 

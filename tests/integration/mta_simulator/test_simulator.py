@@ -54,7 +54,7 @@ class Running:
 
     async def truth(self, number: int = 1) -> dict[str, Any]:
         """The last truth told at idle, once there are `number` of them."""
-        await eventually(lambda: len(self.truths()) >= number, timeout_seconds=30.0)
+        await eventually(lambda: len(self.truths()) >= number)
         return self.truths()[-1]
 
 
@@ -264,7 +264,7 @@ async def test_while_feedback_is_away_the_relay_waits_and_goes_on_when_it_is_bac
             answers.append(await call.read())
         await call.done_writing()
         truth = await eventually(
-            lambda: [line for line in running.truths() if line["accepted"] + line["refused"] == 600], timeout_seconds=30
+            lambda: [line for line in running.truths() if line["accepted"] + line["refused"] == 600]
         )
         assert truth[-1]["events_played"] == len(feedback.committed)
 

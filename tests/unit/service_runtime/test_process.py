@@ -39,7 +39,7 @@ def test_a_signal_sets_the_stop_event_and_main_ends_its_own_way(number: signal.S
 
 
 def test_a_second_signal_ends_the_process_at_once() -> None:
-    done = subprocess.run([sys.executable, "-c", TWO_SIGNALS], check=False, timeout=30, env=_environment())
+    done = subprocess.run([sys.executable, "-c", TWO_SIGNALS], check=False, timeout=90, env=_environment())
     assert done.returncode == 128 + signal.SIGTERM
 
 
