@@ -96,13 +96,11 @@ class ObservationDouble(ObservationServiceServicer):
         first = await anext(aiter(requests))
         assert first.HasField("open")
         self.replica_ids.append(first.open.replica_id)
-        await context.write(
-            pb.ApplyResponse(
-                accepted=pb.ApplyAccepted(
-                    outstanding_batches_max=self.outstanding_batches_max, batch_size_max=self.batch_size_max
-                )
-            )
+        accepted = pb.ApplyAccepted(
+            outstanding_batches_max=self.outstanding_batches_max, batch_size_max=self.batch_size_max
         )
+        async with self._writing:
+            await context.write(pb.ApplyResponse(accepted=accepted))
         unacked: asyncio.Queue[pb.ObservationBatch] = asyncio.Queue()
         acking = asyncio.create_task(self._ack(unacked, context))
         expected = 1
