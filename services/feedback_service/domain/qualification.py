@@ -110,8 +110,10 @@ def qualify(
 
 @lru_cache(maxsize=CACHED_WORDS_MAX)
 def _mask(word: str) -> str:
-    """The word, or `#` for what differs from one event to the next: addresses, codes, ids."""
-    return "#" if _VARIABLE.search(word) else word
+    """The word, or what stands for it where it differs from one event to the next: addresses, codes, ids."""
+    if not _VARIABLE.search(word):
+        return word
+    return "@" if "@" in word else "#"
 
 
 @lru_cache(maxsize=CACHED_DECISIONS_MAX)
