@@ -12,6 +12,7 @@ from mta_bridge.mail.mime import Part, decoded_header, header_blocks
 from mta_bridge.mail.phrases import (
     ABOUT_SENDER,
     ANNOUNCES,
+    CONTINUES,
     COPY_BEGINS,
     DELAYS,
     FAILS,
@@ -29,7 +30,10 @@ _ENOUGH: Final = 3
 _COPY_BEHIND: Final = 40
 """Characters of its own that a mail has before what looks like the beginning of a copy."""
 
-ADDRESS: Final = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z][\w-]{1,23}")
+ADDRESS: Final = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z][\w-]{0,23}")
+_REFUSAL: Final = re.compile(r"(?:<<< |SMTP; ?|)[45]\d\d[ -]", re.IGNORECASE)
+_EXPANDED: Final = re.compile(r"\W*expanded from", re.IGNORECASE)
+_NO_WORDS: Final = " <>:;,.()[]\"'*-=\t"
 _TAG: Final = re.compile(r"<[a-zA-Z/!][^<>@]{0,400}>")
 _UNREAD: Final = re.compile(r"<(style|script)\b", re.IGNORECASE)
 _UNREAD_NAMES: Final = ("style", "script")
@@ -70,6 +74,11 @@ def recipients_in(mail: Part) -> list[RecipientReport]:
     ]
 
 
+def quotes_refusal(mail: Part) -> bool:
+    """Whether a line is a server's refusal: what a bounce has, even if nothing in its headers says that it is one."""
+    return any(_REFUSAL.match(line) and SAYS_WHY.search(line) for line in lines_of(mail))
+
+
 def context_of(lines: list[str], address: str) -> str:
     """What stands about an address; empty if it is not there."""
     for number, line in enumerate(lines):
@@ -100,6 +109,8 @@ def _report(address: str, context: str, everything: str, delayed: bool) -> Recip
 def _by_shape(lines: list[str], not_failed: frozenset[str]) -> dict[str, tuple[str, str]]:
     best: dict[str, tuple[int, str, str]] = {}
     for number, line in enumerate(lines):
+        if _EXPANDED.match(line):  # whom the alias before it belongs to
+            continue
         for match in ADDRESS.finditer(line):
             address = re.sub(r"^(?:smtp|rfc822|mailto)=", "", match[0].strip(".'`"), flags=re.IGNORECASE)
             if address.lower() in not_failed or MACHINE.match(address) or ABOUT_SENDER.match(line):
@@ -118,13 +129,12 @@ def _by_shape(lines: list[str], not_failed: frozenset[str]) -> dict[str, tuple[s
 def _score(lines: list[str], number: int, line: str, match: re.Match[str], context: str) -> int:
     code, enhanced = codes_in(context)
     before = " ".join(lines[max(0, number - 4) : number])
-    at_start = not line[: match.start()].strip(" <\t*->\"'(:")
     return (
         3 * bool(code)
         + 2 * bool(enhanced)
         + 2 * bool(FAILS.search(context))
         + 2 * bool(ANNOUNCES.search(before) or ANNOUNCES.search(line[: match.start()]))
-        + at_start
+        + _begins(line, match)
     )
 
 
@@ -133,7 +143,8 @@ def _context(lines: list[str], number: int, address: str) -> str:
     found = [lines[number]]
     said = _says_why(lines[number].replace(address, ""))
     for line in lines[number + 1 : number + CONTEXT_LINES_MAX]:
-        if any(other.lower() != address.lower() for other in ADDRESS.findall(line)) and said:
+        other = next((other for other in ADDRESS.finditer(line) if other[0].lower() != address.lower()), None)
+        if other is not None and (said or (_begins(line, other) and _has_words(found))):
             break
         if not line.strip() and said:
             break
@@ -142,16 +153,27 @@ def _context(lines: list[str], number: int, address: str) -> str:
     return " ".join(" ".join(found).split())
 
 
+def _begins(line: str, address: re.Match[str]) -> bool:
+    return not line[: address.start()].strip(" <\t*->\"'(:")
+
+
+def _has_words(lines: list[str]) -> bool:
+    return bool(ADDRESS.sub("", " ".join(lines)).strip(_NO_WORDS))
+
+
 def _says_why(text: str) -> bool:
     return bool(SAYS_WHY.search(text)) or codes_in(text) != (0, "")
 
 
 def _own_lines(text: str) -> list[str]:
     lines: list[str] = []
-    for line in text.split("\n", LINES_MAX)[:LINES_MAX]:
+    rest = [line[:LINE_CHARACTERS_MAX] for line in text.split("\n", LINES_MAX)[:LINES_MAX]]
+    for number, line in enumerate(rest):
         if lines and COPY_BEGINS.match(line) and len(" ".join(lines).strip()) > _COPY_BEHIND:
-            break
-        lines.append(line[:LINE_CHARACTERS_MAX].strip())
+            # Sun's server first tells, indented, some headers of the original, and then what it has to say.
+            goes_on = line[:1] == " " and next((at for at in range(number, len(rest)) if CONTINUES.match(rest[at])), 0)
+            return lines + _own_lines("\n".join(rest[goes_on:])) if goes_on else lines
+        lines.append(line.strip())
     return lines
 
 
@@ -224,7 +246,9 @@ def addressed(mail: Part) -> list[str]:
             for address in ADDRESS.findall(decoded_header(original.header(name))):
                 found.setdefault(address.lower(), address)
     if not found:
-        for line in re.findall(r"(?im)^[> \t]*(?:to|envelope-to|an|pour|para):[^\n]{0,300}", text_of(mail)):
+        for line in re.findall(
+            r"(?im)^[> \t]*(?:(?:rcpt |addressed )?to|envelope-to|an|pour|para):[^\n]{0,300}", text_of(mail)
+        ):
             for address in ADDRESS.findall(line):
                 found.setdefault(address.lower(), address)
     return list(found.values())

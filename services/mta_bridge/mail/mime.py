@@ -96,7 +96,10 @@ class _Parser:
             head, _, body = data.partition(b"\n\n")
         headers = _headers(head)
         content_type, parameters = _content_type(headers.get("content-type", [""])[0] or default_type)
-        return Part(headers, content_type, parameters, body, tuple(self._below(content_type, parameters, body, depth)))
+        parts = tuple(self._below(content_type, parameters, body, depth))
+        if not parts and content_type.startswith("multipart/"):  # it says so, and has none: what it has is text
+            content_type = "text/plain"
+        return Part(headers, content_type, parameters, body, parts)
 
     def _below(self, content_type: str, parameters: dict[str, str], body: bytes, depth: int) -> Iterator[Part]:
         if depth >= DEPTH_MAX:

@@ -8,6 +8,7 @@ _REPLY: Final = re.compile(
     re.IGNORECASE,
 )
 _ENHANCED: Final = re.compile(r"(?<![\d.])([245]\.\d{1,3}\.\d{1,3})(?!\.?\d)")
+_NAMED: Final = re.compile(r"\b(?:code|error|reply|status)(?: code)?[ :=#]{1,3}([45]\d\d)(?![\d.])", re.IGNORECASE)
 _NO_REPLY: Final = re.compile(r"^(?:[245]\d\d) (?:bytes|days|hours|minutes|seconds|messages|recipients)", re.IGNORECASE)
 
 
@@ -18,6 +19,8 @@ def codes_in(text: str) -> tuple[int, str]:
         if match[1][0] in "45" and not _NO_REPLY.match(text[match.start(1) : match.start(1) + 24]):
             code, enhanced = int(match[1]), match[2] or ""
             break
+    if not code and (named := _NAMED.search(text)):
+        code = int(named[1])
     if not enhanced:
         for found in _ENHANCED.finditer(text):
             if found[1][0] in "45":
@@ -40,7 +43,6 @@ EXPIRY_PHRASES: Final = (
         "delivery time expired",
         "message timed out",
         "too old",
-        "giving up",
         "too long in queue",
         "in the queue too long",
     ),
