@@ -1,8 +1,8 @@
 """What mail servers say, by what it means: the texts of the qualification rules, and where they were met.
 
 Compared as substrings of a diagnostic in lower case, with its white space collapsed, each address in it replaced by
-`@`, and each other word with a digit by `#`. An ellipsis stands for a short gap. A phrase is as short as it can be
-without meaning anything else, so that it covers the wordings of servers that nobody has met yet.
+`@`, each number in a link and each other word with a digit by `#`. An ellipsis stands for a short gap. A phrase is as
+short as it can be without meaning anything else, so that it covers the wordings of servers that nobody has met yet.
 """
 
 from typing import Final
@@ -94,7 +94,13 @@ ACCOUNT_DISABLED: Final[Phrases] = (
     *("user … locked", "temporary locked", "temporarily locked", "mailbox … frozen", "account … frozen"),
     *("account … blocked", "mailbox … blocked", "account … deactivated", "mailbox … deactivated"),
     *("user … deactivated", "deactivated mailbox", "deactivated account", "deactivated user", "account … expired"),
-    *("mailbox … expired", "account … discontinued", "banned recipient", "mailbox cannot be accessed"),
+    *(
+        "mailbox … expired",
+        "expired account",
+        "account … discontinued",
+        "banned recipient",
+        "mailbox cannot be accessed",
+    ),
     *("unavailable or access denied", "currently being accepted for this mailbox", "compte … désactivé"),
     *("compte … suspendu", "destinataire archivee", "desactivee", "désactivée", "deaktiviert", "disattivat"),
     *("inutilizzo", "falta de uso", "inactivo", "nieaktywn", "zablokowan", "заблокирован", "отключен"),
@@ -266,7 +272,17 @@ REFUSED: Final[Phrases] = (
     *("by the recipient", "members-only", "members only", "mailing list", "not a member", "non-member", "nonmember"),
     *("not subscribed", "to post to", "captcha", "low priority", "restricted", "restriction", "batv", "unsigned dsn"),
     *("empty envelope", "go away", "not welcome", "validation", "recursive cname", "does not comply", "not compliant"),
-    *("rfc compliant", "comply with", "smtp server of your isp", "listed as", "we do not accept", "antyspam", "спам"),
+    *(
+        "rfc compliant",
+        "comply with",
+        "smtp server of your isp",
+        "listed as",
+        "we do not accept",
+        "ask your postmaster for help",
+        ":blocked",
+        "antyspam",
+        "спам",
+    ),
 )
 
 # Postfix' and Exim's deferrals, Exchange's transport, sendmail's mailers, qmail's and SmarterMail's tries; loops.

@@ -41,6 +41,9 @@ _RETRYING_KINDS = (MtaEventKind.TRANSIENT_FAILURE, MtaEventKind.EXPIRATION)
 _EXPIRY_KEEPS_ROWS = (3, 4)
 
 _VARIABLE = re.compile(r"[@\d]")
+_ADDRESS = re.compile(r"[^\s<>()\[\]:;,\"']{1,100}@[^\s<>()\[\]:;,\"']{1,100}")
+_NO_WORD = "<>()[]:;,.\"'"
+_DIGITS = re.compile(r"\d+")
 _SMTP_CODE_IN_TEXT = re.compile(r"(?:^|[:;] ?)([45]\d\d)(?=[ -])")
 _ENHANCED_CODE_IN_TEXT = re.compile(r"(?<![\d.])([45]\.\d{1,3}\.\d{1,3})(?!\.?\d)")
 _GAP = " … "
@@ -113,7 +116,11 @@ def _mask(word: str) -> str:
     """The word, or what stands for it where it differs from one event to the next: addresses, codes, ids."""
     if not _VARIABLE.search(word):
         return word
-    return "@" if "@" in word else "#"
+    if "@" in word:
+        word = _ADDRESS.sub("@", word)
+        return "@" if word.strip(_NO_WORD) == "@" or _VARIABLE.search(word.replace("@", "")) else word
+    # Whose site tells why is said in its name.
+    return _DIGITS.sub("#", word) if "://" in word else "#"
 
 
 @lru_cache(maxsize=CACHED_DECISIONS_MAX)

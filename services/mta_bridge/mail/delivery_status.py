@@ -34,7 +34,7 @@ def recipients_of(report: Part) -> list[RecipientReport]:
             continue
         if one := _recipient(block, _address(block, "original-recipient") or address):
             found.append(one)
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _recipient(block: dict[str, list[str]], address: str) -> RecipientReport | None:

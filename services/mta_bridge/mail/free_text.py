@@ -5,7 +5,9 @@ sentence that announces it. What follows the text, the copy of the original mail
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from mta_bridge.mail.mime import Part, decoded_header, header_blocks
@@ -26,11 +28,13 @@ LINES_MAX: Final = 250
 LINE_CHARACTERS_MAX: Final = 600
 CONTEXT_LINES_MAX: Final = 12
 RECIPIENTS_MAX: Final = 200
+MENTIONS_MAX: Final = 400
 _ENOUGH: Final = 3
 _COPY_BEHIND: Final = 40
 """Characters of its own that a mail has before what looks like the beginning of a copy."""
 
 ADDRESS: Final = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z][\w-]{0,23}")
+_KIND_OF_ADDRESS: Final = re.compile(r"^(?:smtp|rfc822|mailto)=", re.IGNORECASE)
 _REFUSAL: Final = re.compile(r"(?:<<< |SMTP; ?|)[45]\d\d[ -]", re.IGNORECASE)
 _EXPANDED: Final = re.compile(r"\W*expanded from", re.IGNORECASE)
 _NO_WORDS: Final = " <>:;,.()[]\"'*-=\t"
@@ -69,7 +73,7 @@ def recipients_in(mail: Part) -> list[RecipientReport]:
         }
     delayed = bool(DELAYS.search(everything) or DELAYS.search(decoded_header(mail.header("subject"))))
     return [
-        _report(address, context or everything, everything, delayed)
+        _report(address, context or everything, lines, everything, alone=len(contexts) == 1, delayed=delayed)
         for address, context in list(contexts.values())[:RECIPIENTS_MAX]
     ]
 
@@ -77,6 +81,15 @@ def recipients_in(mail: Part) -> list[RecipientReport]:
 def quotes_refusal(mail: Part) -> bool:
     """Whether a line is a server's refusal: what a bounce has, even if nothing in its headers says that it is one."""
     return any(_REFUSAL.match(line) and SAYS_WHY.search(line) for line in lines_of(mail))
+
+
+def _reply_in(lines: list[str]) -> str:
+    """The first lines that begin with a reply."""
+    first = next((number for number, line in enumerate(lines) if _REFUSAL.match(line)), None)
+    if first is None:
+        return ""
+    last = next((number for number in range(first, len(lines)) if not lines[number]), len(lines))
+    return " ".join(" ".join(lines[first : min(last, first + CONTEXT_LINES_MAX)]).split())
 
 
 def context_of(lines: list[str], address: str) -> str:
@@ -92,10 +105,16 @@ def lines_of(mail: Part) -> list[str]:
     return _own_lines(text_of(mail))
 
 
-def _report(address: str, context: str, everything: str, delayed: bool) -> RecipientReport:
+def _report(
+    address: str, context: str, lines: list[str], everything: str, *, alone: bool, delayed: bool
+) -> RecipientReport:
     code, enhanced = codes_in(context)
-    if not code and not enhanced:
-        code, enhanced = codes_in(everything)
+    if not code and (alone or not _says_why(context.replace(address, ""))):
+        # What the server itself said is better than prose about it.
+        context = _reply_in(lines) or context
+        code, enhanced = codes_in(context)
+        if not code and not enhanced:
+            code, enhanced = codes_in(everything)
     if not _says_why(context.replace(address, "")):
         context = f"{context} {everything}"
     action = Action.FAILED
@@ -106,24 +125,45 @@ def _report(address: str, context: str, everything: str, delayed: bool) -> Recip
     return RecipientReport(address, action, code, enhanced, context[:1_000])
 
 
+@dataclass(frozen=True, slots=True)
+class _Mention:
+    """An address, as it stands in a line."""
+
+    address: str
+    context: str
+    score: int
+    begins_line: bool
+
+
 def _by_shape(lines: list[str], not_failed: frozenset[str]) -> dict[str, tuple[str, str]]:
-    best: dict[str, tuple[int, str, str]] = {}
+    best: dict[str, _Mention] = {}
+    for found in islice(_mentions(lines, not_failed), MENTIONS_MAX):
+        if (known := best.get(found.address.lower())) is None or found.score > known.score:
+            best[found.address.lower()] = found
+    chosen = {key: found for key, found in best.items() if found.score >= _ENOUGH}
+    if not chosen and any(found.score for found in best.values()):
+        key = max(best, key=lambda key: best[key].score)
+        chosen = {key: best[key]}
+    told = [found.context for found in chosen.values() if found.begins_line]
+    return {
+        key: (found.address, found.context)
+        for key, found in chosen.items()
+        # An address in the middle of what is said about another one: whom to ask.
+        if found.begins_line or not any(found.address in context for context in told)
+    }
+
+
+def _mentions(lines: list[str], not_failed: frozenset[str]) -> Iterator[_Mention]:
     for number, line in enumerate(lines):
-        if _EXPANDED.match(line):  # whom the alias before it belongs to
+        if _EXPANDED.match(line) or ABOUT_SENDER.match(line):  # whom the alias before it belongs to; who wrote
             continue
         for match in ADDRESS.finditer(line):
-            address = re.sub(r"^(?:smtp|rfc822|mailto)=", "", match[0].strip(".'`"), flags=re.IGNORECASE)
-            if address.lower() in not_failed or MACHINE.match(address) or ABOUT_SENDER.match(line):
+            address = _KIND_OF_ADDRESS.sub("", match[0].strip(".'`"))
+            if address.lower() in not_failed or MACHINE.match(address):
                 continue
             context = _context(lines, number, address)
             score = _score(lines, number, line, match, context.replace(address, ""))
-            if score > best.get(address.lower(), (0, "", ""))[0]:
-                best[address.lower()] = (score, address, context)
-    chosen = {key: value for key, value in best.items() if value[0] >= _ENOUGH}
-    if not chosen and best:
-        key = max(best, key=lambda key: best[key][0])
-        chosen = {key: best[key]}
-    return {key: (address, context) for key, (_, address, context) in chosen.items()}
+            yield _Mention(address, context, score, _begins(line, match))
 
 
 def _score(lines: list[str], number: int, line: str, match: re.Match[str], context: str) -> int:

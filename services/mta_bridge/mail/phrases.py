@@ -182,7 +182,7 @@ REPLIES_BY_ITSELF: Final = _any_of(
     r"réponse automatique",
     r"respuesta autom",
     r"risposta automatica",
-    r"automatyczna",
+    r"automat(?:isk|yczn|ick|ikus)",
     r"fuori (?:sede|ufficio)",
     r"fuera de (?:la )?oficina",
     r"fora do escrit",

@@ -86,7 +86,7 @@ def _complaint(mail: Part, complaint: Part) -> MailReport:
         addresses = free_text.addressed(mail)
     return MailReport(
         MailKind.COMPLAINT,
-        tuple(RecipientReport(address, Action.DELIVERED) for address in dict.fromkeys(addresses)),
+        tuple(RecipientReport(address, Action.DELIVERED) for address in dict.fromkeys(addresses or [""])),
         envelope_id=fields.get("original-envelope-id", [""])[0],
         feedback_type=fields.get("feedback-type", [""])[0].lower(),
         clues=_clues(mail),
