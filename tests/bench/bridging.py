@@ -53,7 +53,7 @@ async def bridge_smtp(run: Run) -> Sequence[Sample]:
 
 @measures(figure("bridge.dsn", "mails/s/core", must=3_000, aim=6_000, judged="value"))
 async def bridge_dsn(run: Run) -> Sequence[Sample]:
-    """Bounce mails to reports, by processor time; beside it the standard library, which takes them apart and no more."""
+    """Bounce mails to reports, by processor time; beside it the standard library, which takes them apart alone."""
     mails = min(run.recipients, BOUNCES)
     bounces = [_bounce(number) for number in range(mails)]
     assert all(found_in(raw, [], [], 1)[0].report.smtp_code == 550 for raw in bounces[:10])
