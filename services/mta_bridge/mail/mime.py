@@ -6,6 +6,7 @@ as deep as the mail does.
 
 import base64
 import binascii
+import codecs
 import quopri
 import re
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ HEADER_CHARACTERS_MAX: Final = 4_000
 
 _BREAK: Final = re.compile(rb"\r\n?")
 _PARAMETER: Final = re.compile(r';\s*([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s]+))')
+_NO_CHARSETS: Final = frozenset(("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined"))
+"""Codecs of Python's that are no character sets: some take quadratic time, some give halves of characters."""
 _HEADER: Final = re.compile(rb"([!-9;-~]{1,76})[ \t]*:[ \t]*(.*)", re.DOTALL)
 
 
@@ -75,7 +78,8 @@ def decoded(body: bytes, parameters: dict[str, str]) -> str:
     """Text in the character set that a part names, or in one that fits."""
     for charset in (parameters.get("charset", ""), "utf-8"):
         try:
-            return body.decode(charset or "utf-8")
+            if codecs.lookup(charset or "utf-8").name not in _NO_CHARSETS:
+                return body.decode(charset or "utf-8")
         except (LookupError, UnicodeDecodeError, ValueError):
             continue
     return body.decode("latin-1")
