@@ -345,7 +345,8 @@ SHAPES = {
     "headers": "From: MAILER-DAEMON@a.example\nX-Failed-Recipients: {0}\n\n{0}",
     "a content type": "Content-Type: {0}\n\n{0}",
     "a report": "Content-Type: multipart/report; boundary=b\n\n--b\n\n{0}\n--b\n"
-    "Content-Type: message/delivery-status\n\nReporting-MTA: dns;x\n\nFinal-Recipient: rfc822;a@b.c\nAction: failed\nStatus: 5.0.0\nDiagnostic-Code: {0}\n\n{0}",
+    "Content-Type: message/delivery-status\n\nReporting-MTA: dns;x\n\nFinal-Recipient: rfc822;a@b.c\n"
+    "Action: failed\nStatus: 5.0.0\nDiagnostic-Code: {0}\n\n{0}",
     "a complaint": "Content-Type: multipart/report; boundary=b\n\n--b\nContent-Type: message/feedback-report\n\n"
     "Original-Rcpt-To: {0}\n\n--b\nContent-Type: message/rfc822\n\nTo: {0}",
 }
