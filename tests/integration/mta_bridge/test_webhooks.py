@@ -122,6 +122,26 @@ async def test_what_is_malformed_or_too_much_is_refused(
     assert feedback.arrived == []
 
 
+async def test_what_no_message_of_ours_could_carry_does_not_hold_up_the_rest(
+    run: RunBridge, feedback: FeedbackDouble, tmp_path: Any
+) -> None:
+    strange = {**EVENT, "kind": "bounce", "smtp_code": 10**15, "attempt": 10**10, "diagnostic": "half \ud800, nul \0"}
+    record = {"type": "Bounce", "sender": "\ud800@elsewhere.test", "num_attempts": 10**12, "timestamp": 1_772_532_000}
+    async with webhooks(run, tmp_path) as client:
+        body = json.dumps({"events": [strange, EVENT]}).encode()
+        assert await client.post("/webhooks/generic", body, BEARER) == (200, '{"taken": 2, "parked": 0}')
+        for number in (b"NaN", b"Infinity", b"-1", b"1e400"):
+            odd = body.replace(b"10000000000,", number + b",")
+            assert (await client.post("/webhooks/generic", odd, BEARER))[0] == 200
+        assert await client.post("/webhooks/kumomta", json.dumps(record).encode(), BEARER) == (
+            200,
+            '{"taken": 0, "parked": 1}',
+        )
+    first, second, *_ = feedback.committed
+    assert (first.smtp_code, first.attempt, first.diagnostic) == (0, 0, "half ?, nul  ")
+    assert second.message_id == "7-1"
+
+
 async def test_records_of_kumomta_are_read_alone_and_in_arrays(
     run: RunBridge, feedback: FeedbackDouble, tmp_path: Any
 ) -> None:
