@@ -43,7 +43,7 @@ PACED: Final[Phrases] = (
     *("quota for sending", "submission quota", "message quota", "hourly limit", "daily limit", "per hour"),
     *("message threshold", "receive limit", "relay limit", "limit exceeded for customer", "permitted limits"),
     *("has exceeded threshold", "per-domain", "connection limit", "connection rate", "thread limit"),
-    *("maximum number of connections", "trop de connexions", "bad commands", "unwanted rate"),
+    *("maximum number of connections", "trop de connexions", "bad commands", "frequency limit"),
 )
 
 # Every MTA's quota, the maildrops of Courier, qmail and vpopmail, Exchange's store, 1&1, Orange, La Poste, Aruba.
@@ -66,7 +66,7 @@ MAILBOX_FULL: Final[Phrases] = (
     *("mailbox over", "mailbox … quota", "overquota", "over limit", "too many messages on", "too many messages for"),
     *("zuviele mails", "zu viele mails", "postfach voll", "postfach … voll", "überfüllt", "boite pleine"),
     *("boîte pleine", "boite … pleine", "boîte … pleine", "buzon lleno", "buzón lleno", "buzon … llen", "buzón … llen"),
-    *("casilla … llena", "casella … piena", "caixa … cheia", "переполнен", "przepełnion", "容量"),
+    *("casilla … llena", "casella … piena", "casella piena", "caixa … cheia", "переполнен", "przepełnion", "容量"),
 )
 
 ACCOUNT_GONE: Final[Phrases] = (
@@ -250,7 +250,17 @@ REFUSED: Final[Phrases] = (
     *("relaying denied", "relay access denied", "relay denied", "relaying", "relay not permitted", "as a relay"),
     *("mail relay", "open relay", "to relay", "do not relay", "not relay", "not a gateway", "not local host"),
     *("rcpthosts", "gateway user", "content rejected", "message content", "invalid content", "rejected … content"),
-    *("content policy", "content filter", "content … not", "prohibited", "prohibition", "policy", "policies"),
+    *(
+        "content policy",
+        "content filter",
+        "content … not",
+        "content denied",
+        "filtered",
+        "prohibited",
+        "prohibition",
+        "policy",
+        "policies",
+    ),
     *("security", "too large", "too big", "too long", "message size", "email size", "message length", "size limit"),
     *("size exceeds", "header size", "file size", "line limit", "taille limite", "larger than", "attachment"),
     *("executable", "file type", "file extension", "zip file", "mime", "base64", "binary content", "message header"),
@@ -347,5 +357,5 @@ MESSAGE_REFUSED: Final[Phrases] = (
     *("message not accepted", "mail rejected", "mail refused", "mail not accepted", "email rejected", "email refused"),
     *("e-mail rejected", "delivery rejected", "transaction rejected", "rejected by", "refused by", "denied by"),
     *("rejected due to", "rejected message", "reject the message", "refused - see", "rejected - see", "refused mail"),
-    *("has been rejected", "not accepting any mail", "unacceptable"),
+    *("not accepting any mail", "unacceptable", "rejected", "denied"),
 )

@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 from mta_bridge.mail.mime import Part, decoded, header_blocks
-from mta_bridge.mail.replies import codes_in, has_expired
+from mta_bridge.mail.replies import codes_in, has_expired, is_vague
 from mta_bridge.mail.report import Action, RecipientReport
 
 REPORT_TYPES: Final = ("message/delivery-status", "message/global-delivery-status")
@@ -44,7 +44,7 @@ def _recipient(block: dict[str, list[str]], address: str) -> RecipientReport | N
     status = match[0] if (match := _STATUS.search(block.get("status", [""])[0])) else ""
     code, enhanced = codes_in(diagnostic)
     # The server's own words are better than a status that says no more than "failed".
-    enhanced = enhanced if enhanced and (not status or status.endswith(".0.0")) else status
+    enhanced = enhanced if enhanced and is_vague(status) else status
     action = _action(block.get("action", [""])[0].split(), status, code, diagnostic)
     if action is None:
         return None

@@ -6,7 +6,7 @@ from typing import Final
 from mta_bridge.mail import delivery_status, free_text
 from mta_bridge.mail.mime import Part, decoded_header, header_blocks, parse
 from mta_bridge.mail.phrases import BOUNCE_SUBJECT, DAEMON, REPLIES_BY_ITSELF
-from mta_bridge.mail.replies import codes_in
+from mta_bridge.mail.replies import codes_in, is_vague
 from mta_bridge.mail.report import Action, MailKind, MailReport, RecipientReport
 
 COMPLAINT_TYPE: Final = "message/feedback-report"
@@ -61,7 +61,7 @@ def _filled(mail: Part, one: RecipientReport, lines: list[str]) -> RecipientRepo
         address = told[0].address if told else ""
     context = (free_text.context_of(lines, address) if address else "") or " ".join(" ".join(lines).split())
     code, enhanced = codes_in(context)
-    vague = not one.enhanced_code or one.enhanced_code.endswith(".0.0")
+    vague = is_vague(one.enhanced_code)
     if not vague and not code:  # a status that says why, and prose about it, or about other things
         context = ""
     better = enhanced and vague
