@@ -29,7 +29,9 @@ def recipients_of(report: Part) -> list[RecipientReport]:
     """What the report says about each recipient; those without an address have an empty one."""
     found = []
     for block in header_blocks(report.text.encode())[: RECIPIENTS_MAX + 1]:
-        address = _address(block, "final-recipient") or _address(block, "original-recipient")
+        # Of an alias, the last name may be a local one.
+        names = ("final-recipient", "original-recipient", "x-actual-recipient")
+        address = next(filter(None, (_address(block, name) for name in names)), "")
         if not address and "action" not in block and "status" not in block:
             continue
         if one := _recipient(block, _address(block, "original-recipient") or address):
@@ -69,6 +71,8 @@ def _address(block: dict[str, list[str]], name: str) -> str:
     if not semicolon:
         kind, address = "", value
     address = address.strip().strip("<>").strip()
+    if address.startswith("@"):  # a source route
+        address = address.partition(":")[2]
     if kind.strip().lower() in ("utf-8", "rfc822"):
         address = _ESCAPED.sub(_unescaped, address) if "\\x{" in address else address
     return decoded(address.encode("utf-8", "replace"), {}) if "@" in address else ""

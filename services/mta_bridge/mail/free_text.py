@@ -141,9 +141,11 @@ def _by_shape(lines: list[str], not_failed: frozenset[str]) -> dict[str, tuple[s
         if (known := best.get(found.address.lower())) is None or found.score > known.score:
             best[found.address.lower()] = found
     chosen = {key: found for key, found in best.items() if found.score >= _ENOUGH}
-    if not chosen and any(found.score for found in best.values()):
-        key = max(best, key=lambda key: best[key].score)
-        chosen = {key: best[key]}
+    if not chosen and (most := max((found.score for found in best.values()), default=0)):
+        first, *others = [key for key, found in best.items() if found.score == most]
+        # One alone, but for a list: each at the beginning of its line.
+        alike = [key for key in others if best[key].begins_line and best[first].begins_line]
+        chosen = {key: best[key] for key in (first, *alike)}
     told = [found.context for found in chosen.values() if found.begins_line]
     return {
         key: (found.address, found.context)
