@@ -10,6 +10,7 @@ import pytest
 
 from campaign.feedback.v1 import feedback_service_pb2 as feedback_pb
 from mta_bridge.domain.tokens import Tokens
+from mta_bridge.store.journal import EXPIRY_ASKED_MAX
 from tests.integration.mta_bridge.conftest import BOUNCE_DOMAIN, TOKEN_KEY, RunBridge
 from tests.support.eventually import eventually
 from tests.support.feedback_double import FeedbackDouble
@@ -158,12 +159,30 @@ async def test_at_its_deadline_a_message_is_given_to_the_expiry_command_until_th
     asked, works = tmp_path / "asked", tmp_path / "works"
     command = f"sh -c 'cat >> {asked}; test -e {works}'"
     async with run(expire_command=command, expire_seconds=0.05) as bridge:
-        call = await bridge.open()
-        await call.done_writing()
         await bridge.relay(["anna@a.test"], deadline_us=1)
         await bridge.relay(["bert@a.test"], first=2, deadline_us=4_000_000_000_000_000)
         await eventually(lambda: asked.exists() and asked.read_text().count("Q00000001") >= 2)
         works.touch()
-        await eventually(lambda: bridge.app.journal.take_overdue(4_000_000_000_000_001, 10) != [])
-        await eventually(lambda: len(bridge.app.journal.take_overdue(2, 10)) == 0)
+        await eventually(lambda: not bridge.app.journal.take_overdue(2, 10))
     assert set(asked.read_text().split()) == {"Q00000001"}
+
+
+async def test_a_message_that_goes_on_all_the_same_is_asked_for_again_until_it_has_ended(
+    run: RunBridge, tmp_path: Path
+) -> None:
+    """Postfix defers what it is just trying when it is asked to expire it, for as long as it likes."""
+    asked = tmp_path / "asked"
+    async with run(expire_command=f"sh -c 'cat >> {asked}'", expire_seconds=0.05) as bridge:
+        journal = bridge.app.journal
+        await bridge.relay(["anna@a.test"], deadline_us=1)
+        await eventually(lambda: not journal.take_overdue(2, 10))
+        (waits,) = journal.database.execute("SELECT deadline_us FROM journal").fetchone()
+        assert journal.take_overdue(waits, 10) == [("7-1", "Q00000001")]
+        journal.database.execute("UPDATE journal SET deadline_us = 1")
+        await eventually(lambda: asked.read_text().count("Q00000001") == 2)
+        journal.ended(["7-1"])
+        assert journal.take_overdue(2 * waits, 10) == []
+        await bridge.relay(["bert@a.test"], first=2, deadline_us=4_000_000_000_000_000)
+        for _ in range(EXPIRY_ASKED_MAX):
+            journal.asked_to_expire(["7-2"], 0)
+        assert journal.take_overdue(4_000_000_000_000_000, 10) == []
