@@ -11,6 +11,8 @@ REPORT_TYPES: Final = ("message/delivery-status", "message/global-delivery-statu
 RECIPIENTS_MAX: Final = 1_000
 _STATUS: Final = re.compile(r"\b([245])\.(\d{1,3})\.(\d{1,3})")
 _ESCAPED: Final = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}|\+([0-9A-F]{2})")
+_EXPIRED: Final = re.compile(r"(?<![^\s(])expired(?![^\s.,;:)])", re.IGNORECASE)
+"""The word: not a part of an address."""
 _SPACE: Final = re.compile(r"\s+")
 
 
@@ -58,7 +60,7 @@ def _action(words: list[str], status: str, code: int, text: str) -> Action | Non
         case "delivered" | "relayed":
             return Action.DELIVERED
         case "delayed":
-            return Action.EXPIRED if status == "4.4.7" or "expired" in text.lower() else Action.DELAYED
+            return Action.EXPIRED if status == "4.4.7" or _EXPIRED.search(text) else Action.DELAYED
         case "failed" | "failure" | "fail":
             return Action.EXPIRED if has_expired(text, code, status) else Action.FAILED
         case _:  # expanded: the list's members are told for themselves

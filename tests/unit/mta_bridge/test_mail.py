@@ -95,6 +95,8 @@ def test_line_ends_make_no_difference(line_end: bytes) -> None:
         ("Action: failed\nStatus: 5.0.0\nDiagnostic-Code: smtp; 450 later: retry timeout exceeded", Action.EXPIRED),
         ("Action: delayed\nStatus: 4.4.7", Action.EXPIRED),
         ("Action: delayed\nStatus: 4.4.1", Action.DELAYED),
+        ("Action: delayed\nStatus: 4.2.0\nDiagnostic-Code: smtp; 450 <a+expired@b.example>: later", Action.DELAYED),
+        ("Action: delayed\nStatus: 4.0.0\nDiagnostic-Code: smtp; envelope expired", Action.EXPIRED),
         ("Action: delivered\nStatus: 2.0.0", Action.DELIVERED),
         ("Status: 5.1.1", Action.FAILED),
     ],
