@@ -17,3 +17,6 @@ alter table relay_part
 -- Hard bounces are few, and looked at by the circuit breaker while a delivery is being sent. Rows of the log never
 -- change: what became of such a message since is in its send log.
 create index transition_hard on transition (delivery_id, recipient) where failure_type = 2;
+
+-- Old alerts are dropped every minute.
+create index alert_by_time on alert (raise_time);

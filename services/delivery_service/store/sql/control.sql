@@ -122,13 +122,18 @@ where f.hard_bounces >= $2 or f.complained >= $3
 order by f.hard_bounces + f.complained desc, f.recipient_domain limit $4;
 
 -- name: handed_over_by_domain
--- How many messages to these domains were handed over. Reads the parts that were ever claimed.
-select split_part(r.address, '@', -1) as recipient_domain, count(*) as handed_over
+-- How many messages to these domains were handed over. Reads the parts that were ever claimed, one after the other.
+select h.recipient_domain, count(*) as handed_over
 from relay_part p
-join send_log s on s.delivery_id = $1
-    and s.recipient >= p.part * 1024 and s.recipient < (p.part + 1) * 1024 and s.outcome >= 2 and s.recipient > 0
-join recipient r on r.delivery_id = $1 and r.recipient = s.recipient
-where p.delivery_id = $1 and p.claim_count > 0 and split_part(r.address, '@', -1) = any ($2::text[])
+cross join lateral (
+    select split_part(r.address, '@', -1) as recipient_domain
+    from send_log s join recipient r on r.delivery_id = $1 and r.recipient = s.recipient
+    where s.delivery_id = $1 and s.recipient >= p.part * 1024 and s.recipient < (p.part + 1) * 1024
+        and s.recipient > 0 and s.outcome >= 2
+        and r.recipient >= p.part * 1024 and r.recipient < (p.part + 1) * 1024
+    offset 0
+) h
+where p.delivery_id = $1 and p.claim_count > 0 and h.recipient_domain = any ($2::text[])
 group by 1;
 
 -- name: note_stop_in_flight

@@ -31,7 +31,8 @@ with free as (
     order by part limit $4 for no key update skip locked
 )
 update relay_part p
-set lease_holder = 'closing: ' || $2::text, available_time = clock_timestamp() + $3::interval, claim_count = p.claim_count + 1
+set lease_holder = 'closing: ' || $2::text, available_time = clock_timestamp() + $3::interval,
+    claim_count = p.claim_count + 1
 from free where p.delivery_id = $1 and p.part = free.part
 returning p.part, p.claim_count;
 
@@ -41,7 +42,8 @@ where delivery_id = $1 and recipient >= $2 and recipient < $3 and outcome = 0 or
 
 -- name: relayable
 -- Those of some deliveries that may be relayed now.
-select delivery_id, domain_pause_version from delivery where delivery_id = any ($1::bigint[]) and state = 6 and validity_end_time > $2;
+select delivery_id, domain_pause_version from delivery
+where delivery_id = any ($1::bigint[]) and state = 6 and validity_end_time > $2;
 
 -- name: renew_parts
 update relay_part set available_time = clock_timestamp() + $3::interval
