@@ -68,6 +68,7 @@ TRANSITIONS: Final[dict[Command, dict[DeliveryState, DeliveryState]]] = {
         DeliveryState.EDITING: DeliveryState.PREPARING,
         DeliveryState.READY: DeliveryState.PREPARING,
         DeliveryState.PREPARATION_FAILED: DeliveryState.PREPARING,
+        DeliveryState.PREPARING: DeliveryState.PREPARING,  # goes on
     },
     Command.FINISH_PREPARATION: {DeliveryState.PREPARING: DeliveryState.READY},
     Command.FAIL_PREPARATION: {DeliveryState.PREPARING: DeliveryState.PREPARATION_FAILED},

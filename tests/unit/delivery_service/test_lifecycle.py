@@ -9,6 +9,7 @@ from delivery_service.domain.problems import StateProblem
 ALLOWED = {
     DeliveryState.EDITING: {Command.EDIT, Command.PREPARE, Command.DELETE},
     DeliveryState.PREPARING: {
+        Command.PREPARE,
         Command.FINISH_PREPARATION,
         Command.FAIL_PREPARATION,
         Command.CANCEL_PREPARATION,
