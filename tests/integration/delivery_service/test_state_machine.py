@@ -15,7 +15,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from campaign.delivery.v1 import before_the_send_pb2, commands_pb2, delivery_pb2, domain_pause_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
-from campaign.delivery.v1.schedule_pb2 import Recurrence, Schedule
+from campaign.delivery.v1.schedule_pb2 import AGGREGATION_PERIOD_NONE, Recurrence, Schedule
 from delivery_service.domain.lifecycle import TRANSITIONS, Command, DeliveryState
 from delivery_service.workers.closing import ClosingWorker
 from delivery_service.workers.preparation import PreparationWorker
@@ -89,6 +89,10 @@ def _watched(worker: type[Any], made: list[World]) -> Callable[[Any], Awaitable[
         return bool(more)
 
     return watched
+
+
+async def state_of(world: World, delivery_id: str) -> State:
+    return State((await world.stack.delivery(delivery_id)).state)
 
 
 # How a delivery gets into each state: by calls and workers alone. The gate is left as it must be for it to stay there.
@@ -173,13 +177,13 @@ async def child_ready(world: World) -> str:
     """A child of a recurring delivery that waits to be confirmed."""
     now = world.clock.now()
     first = (now + timedelta(minutes=1)).replace(tzinfo=None).isoformat(timespec="seconds")
-    once = Recurrence(
-        rule="FREQ=DAILY;COUNT=1", aggregation_period="AGGREGATION_PERIOD_NONE", request_confirmation=True
-    )
+    once = Recurrence(rule="FREQ=DAILY;COUNT=1", aggregation_period=AGGREGATION_PERIOD_NONE, request_confirmation=True)
     parent = await world.stack.ready(2, schedule=Schedule(local_time=first, time_zone="UTC", recurrence=once))
     await world.stack.confirm(parent)
     world.clock.set(now + timedelta(minutes=2))
-    request = pb.ListDeliveriesRequest(parent_delivery_id=parent.delivery_id, states=["DELIVERY_STATE_READY"])
+    request = pb.ListDeliveriesRequest(
+        parent_delivery_id=parent.delivery_id, states=[delivery_pb2.DELIVERY_STATE_READY]
+    )
 
     async def spawned() -> list[delivery_pb2.Delivery]:
         return list((await world.stack.stub.ListDeliveries(request)).deliveries)
@@ -327,7 +331,7 @@ async def test_a_command_does_what_the_table_says_or_is_refused(world: World, st
     drivers = CHILD_DRIVERS if command is Command.DECLINE else DRIVERS
     delivery_id = await drivers.get(state, DRIVERS[state])(world)
     before = await world.stack.delivery(delivery_id)
-    assert before.state == state
+    assert State(before.state) is state
     world.open = False  # what the command leads to is seen before workers go on with it
     try:
         if command is Command.DECLINE and state not in CHILD_DRIVERS:
@@ -343,14 +347,14 @@ async def test_a_command_does_what_the_table_says_or_is_refused(world: World, st
                 "state": state.name,
                 "allowed_states": ", ".join(allowed.name for allowed in TRANSITIONS[command]),
             }
-            assert (await world.stack.delivery(delivery_id)).state == state
+            assert await state_of(world, delivery_id) is state
         elif command is Command.DELETE:
             await give(world.stack, delivery_id)
             async with refused(grpc.StatusCode.NOT_FOUND, "DELIVERY_NOT_FOUND"):
                 await world.stack.delivery(delivery_id)
         else:
             await give(world.stack, delivery_id)
-            assert (await world.stack.delivery(delivery_id)).state == TRANSITIONS[command][state]
+            assert await state_of(world, delivery_id) is TRANSITIONS[command][state]
     finally:
         world.open = True
         world.held.clear()
@@ -373,7 +377,7 @@ async def test_workers_take_a_delivery_only_where_the_table_says(world: World, s
         assert after is state or state in TRANSITIONS[Command.CLOSE_VALIDITY]
         await world.stack.in_state(delivery_id, delivery_pb2.DeliveryState.ValueType(after))
         await world.workers_looked()
-        assert (await world.stack.delivery(delivery_id)).state == after
+        assert await state_of(world, delivery_id) is after
     finally:
         world.open = True
         world.held.clear()
