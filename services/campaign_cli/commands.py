@@ -17,14 +17,17 @@ from campaign.delivery.v1.delivery_pb2 import (
 )
 from campaign.delivery.v1.explanation_pb2 import ExplainDeliveryRequest, ExplainRecipientRequest
 from campaign.delivery.v1.role_pb2 import Role
+from campaign.delivery.v1.schedule_pb2 import AGGREGATION_PERIOD_NONE, Recurrence, Schedule
 from campaign.delivery.v1.send_log_feed_pb2 import ExportSendLogsRequest
 from campaign.delivery.v1.send_log_pb2 import FailureType, Reason, SendLogStatus
-from campaign_cli import logs
+from campaign_cli import life, logs
+from campaign_cli.alerts import alerts
 from campaign_cli.client import SEND_PATIENCE_SECONDS, Target, connect
 from campaign_cli.control import approve, pause, resume, stop
 from campaign_cli.display import render_kpis, render_modes
 from campaign_cli.explain import render_delivery, render_recipient
 from campaign_cli.export import FORMATS, export_send_logs
+from campaign_cli.occurrences import occurrences
 from campaign_cli.options import data_option, json_option, target_options
 from campaign_cli.qualify import qualify
 from campaign_cli.running import is_wide, open_console, run
@@ -44,7 +47,10 @@ def campaign() -> None:
     """Runs Campaign Delivery on this machine, sends to a list of recipients, and shows what becomes of it."""
 
 
-for command in (approve, pause, resume, stop, qualify):
+for command in (
+    life.show, life.confirm, life.unconfirm, life.cancel, life.decline, life.delete, life.duplicate, life.proof,
+    occurrences, alerts, approve, pause, resume, stop, qualify,
+):  # fmt: skip
     campaign.add_command(command)
 
 
@@ -86,22 +92,37 @@ def up(folder: Path, mta: str, way: Any, simulator_options: tuple[str, ...], **p
 @click.option("--from", "sender", default=DEFAULT_SENDER, show_default=True, help="The sender.")
 @click.option("--label", default="", help="A name for the delivery.  [default: the subject]")
 @click.option("--mode", type=MODE, default="with-efs", show_default=True, help="Whether statuses follow the MTA.")
+@click.option("--at", "local_time", metavar="TIME", help="When it starts: 2026-12-24T09:00.  [default: at once]")
+@click.option("--zone", help="The IANA zone of --at: Europe/Paris.")
+@click.option("--repeat", "rule", metavar="RULE", help="Repeat it from --at on, by this RFC 5545 rule: FREQ=DAILY.")
+@click.option("--ask-each-time", is_flag=True, help="With --repeat: each occurrence waits for campaign confirm.")
 @click.option("--rejects", "rejects_path", type=click.Path(dir_okay=False, path_type=Path),
               help="Write the bad lines of the CSV file to this file.")  # fmt: skip
 @click.option("--yes", is_flag=True, help="Do not ask before sending.")
 @target_options
 def send(
     recipients: Path, subject: str, html: str | None, text: str | None, sender: str, label: str, mode: str,
+    local_time: str | None, zone: str | None, rule: str | None, ask_each_time: bool,
     rejects_path: Path | None, yes: bool, **where: Any,
 ) -> None:  # fmt: skip
     """Sends to the recipients of a CSV file, once you have seen the plan and agreed."""
     if html is None and text is None:
         raise click.UsageError("Give the message with --html or --text.")
+    if (local_time is None) != (zone is None) or (rule is not None and local_time is None):
+        raise click.UsageError("Give --at and --zone together, and both with --repeat.")
+    if ask_each_time and rule is None:
+        raise click.UsageError("--ask-each-time is of --repeat.")
+    schedule = Schedule(local_time=local_time, time_zone=zone) if local_time is not None and zone is not None else None
+    if schedule is not None and rule is not None:
+        recurrence = Recurrence(
+            rule=rule, aggregation_period=AGGREGATION_PERIOD_NONE, request_confirmation=ask_each_time
+        )
+        schedule.recurrence.CopyFrom(recurrence)
     name, address = parseaddr(sender)
     content = Content(
         subject=subject, html=_read_text(html), text=_read_text(text), from_address=address or sender, from_name=name
     )
-    draft = Draft(recipients, content, label or subject[:200], MODES[mode])
+    draft = Draft(recipients, content, label or subject[:200], MODES[mode], schedule)
     run(run_send(Target(**where), draft, rejects_path, yes, open_console()))
 
 
@@ -187,15 +208,16 @@ def show_log(delivery_id: str, recipient: int, mode: str | None, as_json: bool, 
 
 @campaign.command("list")
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--parent", default="", metavar="ID", help="The children of this recurring delivery.")
 @json_option
 @target_options
-def show_list(limit: int, as_json: bool, **where: Any) -> None:
+def show_list(limit: int, parent: str, as_json: bool, **where: Any) -> None:
     """Lists deliveries, newest first."""
 
     async def work() -> None:
         console = open_console()
         async with connect(Target(**where)) as client:
-            found = await logs.read_deliveries(client, limit)
+            found = await logs.read_deliveries(client, limit, parent)
         if as_json:
             for each in found:
                 logs.print_json(console, each)

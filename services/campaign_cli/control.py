@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from campaign.delivery.v1 import before_the_send_pb2
+from campaign.delivery.v1 import before_the_send_pb2, domain_pause_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from campaign_cli import logs
 from campaign_cli.client import Target, connect
@@ -34,17 +34,26 @@ def approve(delivery_id: str, plan_digest: str, as_json: bool, **where: Any) -> 
     run(work())
 
 
+domain_option = click.option("--domain", metavar="DOMAIN", help="Only messages to this recipient domain.")
+
+
 @click.command()
 @click.argument("delivery_id", metavar="ID")
+@domain_option
 @json_option
 @target_options
-def pause(delivery_id: str, as_json: bool, **where: Any) -> None:
+def pause(delivery_id: str, domain: str | None, as_json: bool, **where: Any) -> None:
     """Lets no more messages of a delivery leave, for now."""
 
     async def work() -> None:
         console = open_console()
         async with connect(Target(**where)) as client:
-            paused = await client.call(client.stub.PauseDelivery, pb.PauseDeliveryRequest(delivery_id=delivery_id))
+            paused: pb.PauseDeliveryResponse | domain_pause_pb2.PauseDomainResponse
+            if domain is None:
+                paused = await client.call(client.stub.PauseDelivery, pb.PauseDeliveryRequest(delivery_id=delivery_id))
+            else:
+                request = domain_pause_pb2.PauseDomainRequest(delivery_id=delivery_id, recipient_domain=domain)
+                paused = await client.call(client.stub.PauseDomain, request)
         if as_json:
             logs.print_json(console, paused)
         else:
@@ -55,15 +64,22 @@ def pause(delivery_id: str, as_json: bool, **where: Any) -> None:
 
 @click.command()
 @click.argument("delivery_id", metavar="ID")
+@domain_option
 @json_option
 @target_options
-def resume(delivery_id: str, as_json: bool, **where: Any) -> None:
-    """Goes on with a paused delivery."""
+def resume(delivery_id: str, domain: str | None, as_json: bool, **where: Any) -> None:
+    """Goes on with a paused delivery, or with a paused recipient domain of one."""
 
     async def work() -> None:
         console = open_console()
         async with connect(Target(**where)) as client:
-            resumed = await client.call(client.stub.ResumeDelivery, pb.ResumeDeliveryRequest(delivery_id=delivery_id))
+            resumed: pb.ResumeDeliveryResponse | domain_pause_pb2.ResumeDomainResponse
+            if domain is None:
+                request = pb.ResumeDeliveryRequest(delivery_id=delivery_id)
+                resumed = await client.call(client.stub.ResumeDelivery, request)
+            else:
+                of_domain = domain_pause_pb2.ResumeDomainRequest(delivery_id=delivery_id, recipient_domain=domain)
+                resumed = await client.call(client.stub.ResumeDomain, of_domain)
         if as_json:
             logs.print_json(console, resumed)
         else:

@@ -43,10 +43,10 @@ async def read_send_logs(client: DeliveryClient, request: pb.ListSendLogsRequest
             return
 
 
-async def read_deliveries(client: DeliveryClient, limit: int) -> list[Delivery]:
-    """The newest deliveries, newest first."""
+async def read_deliveries(client: DeliveryClient, limit: int, parent: str = "") -> list[Delivery]:
+    """The newest deliveries, newest first: those that are no children, or the children of one."""
     found: list[Delivery] = []
-    request = pb.ListDeliveriesRequest()
+    request = pb.ListDeliveriesRequest(parent_delivery_id=parent)
     while len(found) < limit:
         request.page_size = min(limit - len(found), PAGE_SIZE_MAX)
         page = await client.call(client.stub.ListDeliveries, request)

@@ -22,13 +22,14 @@ from campaign.delivery.v1.delivery_pb2 import (
     DeliveryState,
     FeedbackMode,
 )
+from campaign.delivery.v1.schedule_pb2 import Schedule
 from campaign_cli.client import SEND_PATIENCE_SECONDS, DeliveryClient, Target, connect
 from campaign_cli.display import render_plan
 from campaign_cli.errors import CommandFailed
 from campaign_cli.recipients_csv import HeaderProblem
 from campaign_cli.upload import Rejects, read_chunks, upload_recipients
 from campaign_cli.watch import watch_until_over
-from campaign_cli.words import plural
+from campaign_cli.words import local_time, plural
 
 PREPARE_POLL_SECONDS = (0.05, 0.1, 0.2, 0.5)
 """Small audiences are ready at once; the last pause repeats."""
@@ -42,6 +43,8 @@ class Draft:
     content: Content
     label: str
     feedback_mode: FeedbackMode.ValueType
+    schedule: Schedule | None = None
+    """None: at once."""
 
 
 async def run_send(target: Target, draft: Draft, rejects_path: Path | None, yes: bool, console: Console) -> None:
@@ -56,13 +59,22 @@ async def run_send(target: Target, draft: Draft, rejects_path: Path | None, yes:
             delivery = await prepare_send(client, draft, rejects, console)
         if not yes and not await _ask(f"Send {plural(delivery.plan.to_deliver, 'message')}?"):
             raise CommandFailed("not sent", [f"delivery {delivery.delivery_id} stays ready to be confirmed"])
-        await confirm_send(client, delivery)
+        confirmed = await confirm_send(client, delivery)
+        if draft.schedule is not None:
+            console.print(
+                f"Confirmed; it starts at {local_time(confirmed.start_time)}. "
+                f"Take it back with: campaign unconfirm {delivery.delivery_id}{target.options}",
+                highlight=False,
+            )
+            return
         await watch_until_over(client, {delivery.delivery_id: delivery.label}, console, target.options)
 
 
 async def prepare_send(client: DeliveryClient, draft: Draft, rejects: Rejects, console: Console) -> Delivery:
     """Creates, fills and prepares a delivery, and shows its plan; `CommandFailed` if it is not READY then."""
-    delivery = Delivery(label=draft.label, content=draft.content, feedback_mode=draft.feedback_mode)
+    delivery = Delivery(
+        label=draft.label, content=draft.content, feedback_mode=draft.feedback_mode, schedule=draft.schedule
+    )
     created = (await client.stub.CreateDelivery(pb.CreateDeliveryRequest(delivery=delivery), timeout=30.0)).delivery
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),

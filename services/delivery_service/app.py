@@ -53,6 +53,7 @@ from delivery_service.store.transition_log import TransitionLog
 from delivery_service.workers.alerts import AlertWebhookWorker, AlertWorker
 from delivery_service.workers.breaker import BreakerWorker
 from delivery_service.workers.closing import ClosingWorker
+from delivery_service.workers.domain_breaker import DomainBreakerWorker
 from delivery_service.workers.engagement import EngagementWorker
 from delivery_service.workers.housekeeping import AudienceCopyWorker, DeletionWorker
 from delivery_service.workers.mta_contact import MtaContactWorker
@@ -199,12 +200,13 @@ class App:
         )
         explanations = Explanations(pool, settings.source_silence)
         contact = MtaContactWorker(explanations, holder, channel.get_state, clock, settings.mta_contact_report_seconds)
-        control = Control(pool)
+        control = Control(pool, settings.long_statement_timeout_seconds)
         before = BeforeTheSend(pool)
         alerts = Alerts(pool)
         alert_calls = AlertCalls(alerts, settings, clock)
         self._tasks.start("alert-feed", alert_calls.run())
         breaker = BreakerWorker(control, settings, clock, metrics, self._changed)
+        domain_breaker = DomainBreakerWorker(deliveries, control, settings, clock, metrics, self._changed)
         commands = Commands(pool)
         recurrences = Recurrences(pool, settings.long_statement_timeout_seconds)
         recurrence = RecurrenceWorker(deliveries, recurrences, commands, settings, clock, metrics, self._changed)
@@ -216,6 +218,7 @@ class App:
             ("relay-states", relay.look_at_states),
             ("closing", closing.work),
             ("breaker", breaker.work),
+            ("domain-breaker", domain_breaker.work),
             ("alerts", AlertWorker(alerts, settings, clock, metrics).work),
             ("alert-webhook", AlertWebhookWorker(alerts, settings, clock, metrics).work),
             ("pacing", PacingWorker(before, clock, self._wake_workers).work),
@@ -239,7 +242,7 @@ class App:
         servicer = Servicer(
             DeliveryCalls(deliveries, settings, clock, self._wake_workers),
             RecipientCalls(Recipients(pool, settings.recipients_per_delivery_max), settings, clock),
-            ControlCalls(deliveries, control, clock, self._changed),
+            ControlCalls(deliveries, control, settings, clock, self._changed),
             KpiCalls(kpis, deliveries, hub, settings, clock, metrics),
             SendLogCalls(deliveries, send_logs, feedback, settings),
             AfterTheSend(

@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from campaign.delivery.v1 import delivery_pb2, kpis_pb2, occurrence_pb2, schedule_pb2, send_log_pb2
 from delivery_service.domain.delivery import Confirmation, Content, Delivery, ParentOccurrence, Plan
+from delivery_service.domain.domain_pauses import DomainPause
 from delivery_service.domain.identifiers import message_id
 from delivery_service.domain.kpis import Counts, DeliveryKpis, Engagement, Projection, Rate
 from delivery_service.domain.outcome import FailureType, Outcome
@@ -193,6 +194,7 @@ def delivery_to_pb(delivery: Delivery) -> delivery_pb2.Delivery:
         parent_occurrence=parent_occurrence_to_pb(delivery.parent_occurrence),
         stop=_stop(delivery),
         pause=_pause(delivery),
+        paused_domains=[_domain_pause(pause) for pause in delivery.domain_pauses.paused],
         validity_closed_time=timestamp(delivery.validity_closed_time),
         settled_time=timestamp(delivery.settled_time),
         requires_approval=delivery.requires_approval,
@@ -225,6 +227,18 @@ def _pause(delivery: Delivery) -> delivery_pb2.Pause | None:
         pause_time=timestamp(delivery.pause_time),
         cause=delivery_pb2.PauseCause.ValueType(delivery.pause_cause),
         detail=delivery.pause_detail,
+    )
+
+
+def _domain_pause(pause: DomainPause) -> delivery_pb2.DomainPause:
+    return delivery_pb2.DomainPause(
+        recipient_domain=pause.recipient_domain,
+        pause=delivery_pb2.Pause(
+            pauser=pause.pauser,
+            pause_time=timestamp(pause.pause_time),
+            cause=delivery_pb2.PauseCause.ValueType(pause.cause),
+            detail=pause.detail,
+        ),
     )
 
 

@@ -32,6 +32,12 @@ class Metrics:
         self.breaker_trips = Counter(
             "delivery_breaker_trips", "Deliveries paused by the circuit breaker.", ("cause",), registry=registry
         )
+        self.breaker_domain_trips = Counter(
+            "delivery_breaker_domain_trips",
+            "Recipient domains of a delivery paused by the circuit breaker.",
+            ("cause",),
+            registry=registry,
+        )
         self.alerts = Counter("delivery_alerts", "Alerts raised.", ("cause",), registry=registry)
         self.alert_posts = Counter(
             "delivery_alert_posts", "Alerts posted to the webhook.", ("result",), registry=registry

@@ -94,6 +94,11 @@ class Settings(BaseSettings):
     breaker_sample_min: int = Field(1_000, ge=1)
     """Messages handed over below which the breaker does not judge."""
     breaker_check_seconds: float = Field(1.0, gt=0)
+    breaker_domain_time_share_max: float = Field(0.02, gt=0, le=1)
+    """The share of its time that this process may spend on looking at deliveries by recipient domain: the longer a look
+    takes, the longer it is to the next one."""
+    paused_domains_max: int = Field(100, ge=1, le=10_000)
+    """Recipient domains of one delivery that may be paused at once."""
 
     # Closing.
     validity_grace_seconds: float = Field(3_600.0, ge=0)

@@ -12,6 +12,7 @@ from campaign.delivery.v1 import (
     alert_pb2,
     before_the_send_pb2,
     commands_pb2,
+    domain_pause_pb2,
     explanation_pb2,
     look_ups_pb2,
     occurrence_pb2,
@@ -109,6 +110,16 @@ class Servicer(DeliveryServiceServicer):
 
     async def ResumeDelivery(self, request: pb.ResumeDeliveryRequest, context: Any) -> pb.ResumeDeliveryResponse:
         return await self._control.resume(request)
+
+    async def PauseDomain(
+        self, request: domain_pause_pb2.PauseDomainRequest, context: Any
+    ) -> domain_pause_pb2.PauseDomainResponse:
+        return await self._control.pause_domain(request)
+
+    async def ResumeDomain(
+        self, request: domain_pause_pb2.ResumeDomainRequest, context: Any
+    ) -> domain_pause_pb2.ResumeDomainResponse:
+        return await self._control.resume_domain(request)
 
     async def StopDelivery(self, request: pb.StopDeliveryRequest, context: Any) -> pb.StopDeliveryResponse:
         return await self._control.stop(request)

@@ -34,6 +34,12 @@ def normalise_address(channel: Channel, address: str) -> str:
     return address
 
 
+def recipient_domain_of(text: str) -> str | None:
+    """The form in which a recipient domain is compared; None if it can't be one."""
+    recipient_domain = text.strip().lower()
+    return recipient_domain if _well_formed_domain(recipient_domain) else None
+
+
 def address_problem(channel: Channel, address: str) -> AddressProblem:
     """Judges a normalised address: by form alone, since only the receiving server knows the rest."""
     if not address:

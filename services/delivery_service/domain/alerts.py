@@ -6,7 +6,10 @@ from datetime import datetime, timedelta
 from enum import IntEnum
 
 from delivery_service.domain.breaker import PauseCause
+from delivery_service.domain.domain_pauses import DomainPause
 from delivery_service.domain.lifecycle import DeliveryState
+
+_DOMAINS_TOLD_MAX = 10
 
 
 class AlertCause(IntEnum):
@@ -55,6 +58,7 @@ class AlertSample:
     pause_cause: PauseCause = PauseCause.NONE
     pause_detail: str = ""
     paced_messages_per_hour: int | None = None
+    paused_domains: tuple[DomainPause, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +79,19 @@ def alerts(sample: AlertSample, limits: AlertLimits, now: datetime) -> Iterator[
         case DeliveryState.PAUSED if sample.pause_cause > PauseCause.COMMAND:
             yield Alert(AlertCause.PAUSED_BY_BREAKER, f"the circuit breaker paused it: {sample.pause_detail}")
         case DeliveryState.IN_PROGRESS:
+            yield from _broken_domains(sample)
             yield from _slow(sample, limits, now)
     yield from _bounces(sample, limits)
     yield from _silence(sample, limits, now)
+
+
+def _broken_domains(sample: AlertSample) -> Iterator[Alert]:
+    """One alert for all of them: it is raised once a day."""
+    broken = [pause for pause in sample.paused_domains if pause.cause > PauseCause.COMMAND]
+    if broken:
+        told = "; ".join(f"{pause.recipient_domain}: {pause.detail}" for pause in broken[:_DOMAINS_TOLD_MAX])
+        more = f" and {len(broken) - _DOMAINS_TOLD_MAX} more" if len(broken) > _DOMAINS_TOLD_MAX else ""
+        yield Alert(AlertCause.PAUSED_BY_BREAKER, f"the circuit breaker paused recipient domains: {told}{more}")
 
 
 def _bounces(sample: AlertSample, limits: AlertLimits) -> Iterator[Alert]:

@@ -1,6 +1,8 @@
-"""The circuit breaker: when a delivery pauses by itself, before it ruins the sender's reputation."""
+"""The circuit breaker: when a delivery, or one recipient domain of it, pauses by itself, before it ruins the sender's
+reputation."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 
@@ -21,10 +23,20 @@ class Thresholds:
     complaint_share: float
     sample_min: int
 
+    @property
+    def hard_bounces_min(self) -> int:
+        """With fewer, nothing trips; 0: the rule is off."""
+        return math.ceil(self.hard_bounce_share * self.sample_min)
+
+    @property
+    def complaints_min(self) -> int:
+        """The same for complaints."""
+        return math.ceil(self.complaint_share * self.sample_min)
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What is known of a delivery so far."""
+    """What is known of a delivery, or of one recipient domain of it, so far."""
 
     handed_over: int
     """The base. Not those with a fate: refusals come at once, deliveries later, and at first all fates are bad ones."""
@@ -42,7 +54,7 @@ class Trip:
 
 
 def trip(sample: Sample, thresholds: Thresholds, overruled: frozenset[PauseCause]) -> Trip | None:
-    """Whether the delivery must pause. Causes that someone has resumed over don't count any more."""
+    """Whether it must pause. Causes that someone has resumed over don't count any more."""
     if sample.handed_over < thresholds.sample_min:
         return None
     for cause, number, share, what in (
@@ -52,3 +64,10 @@ def trip(sample: Sample, thresholds: Thresholds, overruled: frozenset[PauseCause
         if share and cause not in overruled and number >= share * sample.handed_over:
             return Trip(cause, f"{number:,} of {sample.handed_over:,} {what}: the threshold is {share:.2%}")
     return None
+
+
+def may_trip(sample: Sample, thresholds: Thresholds, overruled: frozenset[PauseCause]) -> bool:
+    """Whether it must pause if no more were handed over than are known of, or than it takes to judge. If not even then,
+    they need not be counted anew: more of them only make a share smaller."""
+    least = replace(sample, handed_over=max(sample.handed_over, thresholds.sample_min))
+    return trip(least, thresholds, overruled) is not None

@@ -7,6 +7,7 @@ from enum import Enum, IntEnum, auto
 from typing import Final
 
 from delivery_service.domain.breaker import PauseCause
+from delivery_service.domain.domain_pauses import NO_DOMAIN_PAUSES, DomainPauses
 from delivery_service.domain.lifecycle import Channel, DeliveryState
 from delivery_service.domain.pacing import Pacing
 from delivery_service.domain.schedule import Schedule
@@ -139,6 +140,7 @@ class Delivery:
     last_approval: Approval | None = None
     """In force only while its digest is the plan's: see `approval`."""
     pacing: Pacing | None = None
+    domain_pauses: DomainPauses = NO_DOMAIN_PAUSES
 
     @property
     def approval(self) -> Approval | None:

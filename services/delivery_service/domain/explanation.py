@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 
+from delivery_service.domain.domain_pauses import DomainPause
 from delivery_service.domain.lifecycle import DeliveryState
 
 
@@ -39,6 +40,8 @@ class FactKind(IntEnum):
     NOT_SETTLED = 22
     SETTLED = 23
     PACED = 24
+    DOMAIN_PAUSED = 90
+    PARTS_HELD = 91
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,8 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class OpenParts:
-    """Parts that are not done and are in the same hands: of one process, put off (held by nobody), or free."""
+    """Parts that are not done and are in the same hands: of one process, put off (held by nobody), waiting for paused
+    domains, or free."""
 
     parts: int
     messages: int
@@ -63,6 +67,8 @@ class OpenParts:
     holder: str
     available_time: datetime
     claim_count: int
+    waits_for_domains: bool = False
+    messages_to_paused_domains: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,7 @@ class Situation:
     source_heard_time: datetime | None = None
     paced_to: int | None = None
     """How many messages the pacing lets go so far; None: it holds none back."""
+    paused_domains: tuple[DomainPause, ...] = ()
 
 
 def explain(situation: Situation) -> list[Fact]:
@@ -170,6 +177,13 @@ def _handing_over(s: Situation) -> Iterator[Fact]:
         yield Fact(FactKind.MESSAGES_PREPARED, f"{_number(s.prepared, 'message')} not handed over yet.", s.prepared)
     if s.paced_to is not None:
         yield Fact(FactKind.PACED, f"Its pacing lets {_number(s.paced_to, 'message')} go so far.", s.paced_to)
+    for pause in s.paused_domains:
+        detail = f" ({pause.detail})" if pause.detail else ""
+        yield Fact(
+            FactKind.DOMAIN_PAUSED,
+            f"Messages to {pause.recipient_domain} are held since {_time(pause.pause_time)} by {pause.pauser}{detail}.",
+            since=pause.pause_time,
+        )
     for group in s.parts:
         yield _parts(group)
     for contact in s.lost_contacts:
@@ -182,6 +196,13 @@ def _handing_over(s: Situation) -> Iterator[Fact]:
 
 
 def _parts(group: OpenParts) -> Fact:
+    if group.waits_for_domains:
+        messages = group.messages_to_paused_domains
+        return Fact(
+            FactKind.PARTS_HELD,
+            f"{_number(group.parts, 'part')} with nothing left but {_number(messages, 'message')} to paused domains.",
+            messages,
+        )
     parts = f"{_number(group.parts, 'part')} with up to {_number(group.messages, 'message')}"
     if not group.held:
         return Fact(FactKind.PARTS_FREE, f"{parts}: free for the next worker.", group.parts)

@@ -41,6 +41,8 @@ class Command(Enum):
     FINISH = auto()
     PAUSE = auto()
     RESUME = auto()
+    PAUSE_DOMAIN = auto()
+    RESUME_DOMAIN = auto()
     STOP = auto()
     CLOSE_VALIDITY = auto()
     UNCONFIRM = auto()
@@ -50,6 +52,11 @@ class Command(Enum):
     APPROVE = auto()
     SEND_PROOF = auto()
 
+
+_BEING_SENT: Final = {
+    DeliveryState.IN_PROGRESS: DeliveryState.IN_PROGRESS,
+    DeliveryState.PAUSED: DeliveryState.PAUSED,
+}
 
 TRANSITIONS: Final[dict[Command, dict[DeliveryState, DeliveryState]]] = {
     Command.EDIT: {
@@ -61,6 +68,7 @@ TRANSITIONS: Final[dict[Command, dict[DeliveryState, DeliveryState]]] = {
         DeliveryState.EDITING: DeliveryState.PREPARING,
         DeliveryState.READY: DeliveryState.PREPARING,
         DeliveryState.PREPARATION_FAILED: DeliveryState.PREPARING,
+        DeliveryState.PREPARING: DeliveryState.PREPARING,  # goes on
     },
     Command.FINISH_PREPARATION: {DeliveryState.PREPARING: DeliveryState.READY},
     Command.FAIL_PREPARATION: {DeliveryState.PREPARING: DeliveryState.PREPARATION_FAILED},
@@ -76,6 +84,8 @@ TRANSITIONS: Final[dict[Command, dict[DeliveryState, DeliveryState]]] = {
         DeliveryState.PAUSED: DeliveryState.IN_PROGRESS,
         DeliveryState.IN_PROGRESS: DeliveryState.IN_PROGRESS,
     },
+    Command.PAUSE_DOMAIN: _BEING_SENT,
+    Command.RESUME_DOMAIN: _BEING_SENT,
     Command.STOP: {
         DeliveryState.START_PENDING: DeliveryState.STOPPED,
         DeliveryState.IN_PROGRESS: DeliveryState.STOPPED,

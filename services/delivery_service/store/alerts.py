@@ -9,6 +9,7 @@ import asyncpg
 from delivery_service.domain.alerts import Alert, AlertCause, AlertSample
 from delivery_service.domain.breaker import PauseCause
 from delivery_service.domain.lifecycle import DeliveryState
+from delivery_service.store.deliveries import domain_pauses_from_json
 from delivery_service.store.queries import query
 
 
@@ -50,6 +51,7 @@ class Alerts:
                 pause_cause=PauseCause(row["pause_cause"]),
                 pause_detail=row["pause_detail"],
                 paced_messages_per_hour=row["messages_per_hour"],
+                paused_domains=domain_pauses_from_json(row["paused_domains"], row["overruled_domains"]).paused,
             )
             for row in rows
         ]

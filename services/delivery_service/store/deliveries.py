@@ -17,6 +17,7 @@ from delivery_service.domain.delivery import (
     ParentOccurrence,
     Plan,
 )
+from delivery_service.domain.domain_pauses import NO_DOMAIN_PAUSES, DomainPause, DomainPauses
 from delivery_service.domain.lifecycle import Channel, DeliveryState
 from delivery_service.domain.pacing import Pacing
 from delivery_service.domain.problems import DeliveryNotFound
@@ -139,10 +140,11 @@ class Deliveries:
         rows = await self._pool.fetch(query("deliveries_in_state"), state, limit)
         return [row["delivery_id"] for row in rows]
 
-    async def relayable(self, delivery_ids: set[int], now: datetime) -> set[int]:
-        """Those of these whose messages may leave now: IN_PROGRESS, and within their validity."""
+    async def relayable(self, delivery_ids: set[int], now: datetime) -> dict[int, int]:
+        """Those of these whose messages may leave now: IN_PROGRESS, and within their validity. With the version of
+        their paused domains."""
         rows = await self._pool.fetch(query("relayable"), delivery_ids, now)
-        return {row["delivery_id"] for row in rows}
+        return {row["delivery_id"]: row["domain_pause_version"] for row in rows}
 
     async def to_start(self, now: datetime, limit: int) -> list[int]:
         """Ids of confirmed deliveries whose time has come."""
@@ -241,6 +243,45 @@ def _pacing(row: asyncpg.Record) -> Pacing | None:
     return Pacing(row["first_wave_count"], row["messages_per_hour"])
 
 
+def domain_pauses_to_json(pauses: DomainPauses) -> tuple[str, str]:
+    """The forms in the columns `paused_domains` and `overruled_domains`."""
+    paused = [
+        {
+            "recipient_domain": pause.recipient_domain,
+            "pauser": pause.pauser,
+            "pause_time": pause.pause_time.isoformat(),
+            "cause": int(pause.cause),
+            "detail": pause.detail,
+        }
+        for pause in pauses.paused
+    ]
+    overruled = {name: sorted(causes) for name, causes in pauses.overruled.items()}
+    return orjson.dumps(paused).decode(), orjson.dumps(overruled).decode()
+
+
+def domain_pauses_from_json(paused: str, overruled: str) -> DomainPauses:
+    """Those of the columns."""
+    return DomainPauses(
+        tuple(
+            DomainPause(
+                stored["recipient_domain"],
+                stored["pauser"],
+                datetime.fromisoformat(stored["pause_time"]),
+                PauseCause(stored["cause"]),
+                stored["detail"],
+            )
+            for stored in orjson.loads(paused)
+        ),
+        {name: frozenset(map(PauseCause, causes)) for name, causes in orjson.loads(overruled).items()},
+    )
+
+
+def _domain_pauses(row: asyncpg.Record) -> DomainPauses:
+    if row["paused_domains"] == "[]" and row["overruled_domains"] == "{}":  # nearly always
+        return NO_DOMAIN_PAUSES
+    return domain_pauses_from_json(row["paused_domains"], row["overruled_domains"])
+
+
 def _delivery(row: asyncpg.Record) -> Delivery:
     confirmation = None
     if row["confirm_plan_digest"] is not None:
@@ -291,4 +332,5 @@ def _delivery(row: asyncpg.Record) -> Delivery:
         requires_approval=row["requires_approval"],
         last_approval=_approval(row),
         pacing=_pacing(row),
+        domain_pauses=_domain_pauses(row),
     )

@@ -54,6 +54,7 @@ class Explanations:
             paced_to=row["pace_granted"] if row["paced"] else None,
             validity_end_time=row["validity_end_time"],
             settled_time=row["settled_time"],
+            paused_domains=delivery.domain_pauses.paused,
             prepared=row["prepared"],
             relayed=row["relayed"],
             deferred=row["deferred"],
@@ -66,6 +67,8 @@ class Explanations:
                     holder=part["holder"],
                     available_time=part["available_time"],
                     claim_count=part["claim_count"],
+                    waits_for_domains=part["waits_for_domains"],
+                    messages_to_paused_domains=part["messages_to_paused_domains"],
                 )
                 for part in parts
             ),

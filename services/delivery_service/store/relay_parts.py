@@ -18,6 +18,10 @@ class Claim:
     claim_count: int
     through: int = RECIPIENT_MAX
     """The last recipient that may leave; beyond it the delivery's pacing holds them back."""
+    paused_domains: tuple[str, ...] = ()
+    """Messages to these recipient domains are left out."""
+    domain_pause_version: int = 0
+    """Of the delivery's paused domains, when it was claimed."""
 
     @property
     def first(self) -> int:
@@ -42,6 +46,8 @@ class PartMessages:
     addresses: list[str]
     attributes: list[str]
     """JSON objects."""
+    held: int = 0
+    """Messages to paused domains, which are not among them."""
 
 
 class RelayParts:
@@ -55,7 +61,17 @@ class RelayParts:
     async def claim(self, delivery_id: int, limit: int, now: datetime) -> list[Claim]:
         """Up to `limit` free parts of a delivery that is IN_PROGRESS and within its validity; none if it is not."""
         rows = await self._pool.fetch(query("claim_parts"), delivery_id, self._holder, self._lease, limit, now)
-        return [Claim(delivery_id, row["part"], row["claim_count"], row["through"]) for row in rows]
+        return [
+            Claim(
+                delivery_id,
+                row["part"],
+                row["claim_count"],
+                row["through"],
+                tuple(row["paused_domains"]),
+                row["domain_pause_version"],
+            )
+            for row in rows
+        ]
 
     async def claim_to_close(self, delivery_id: int, limit: int) -> list[Claim]:
         """Up to `limit` free parts of a delivery that will relay nothing any more, which the caller knows."""
@@ -69,16 +85,21 @@ class RelayParts:
     async def read(self, claim: Claim) -> PartMessages:
         """The part's messages that have not left, and may."""
         end = min(claim.end, claim.through + 1)
-        (row,) = await self._pool.fetch(query("read_part"), claim.delivery_id, claim.first, end)
-        return PartMessages(row["recipients"], row["addresses"], row["attributes"])
+        bounds = (claim.delivery_id, claim.first, end)
+        if not claim.paused_domains:
+            (row,) = await self._pool.fetch(query("read_part"), *bounds)
+            return PartMessages(row["recipients"], row["addresses"], row["attributes"])
+        (row,) = await self._pool.fetch(query("read_part_beside_paused_domains"), *bounds, claim.paused_domains)
+        return PartMessages(row["recipients"], row["addresses"], row["attributes"], row["held"])
 
     async def not_left(self, claim: Claim) -> list[int]:
         """The part's recipients that are PREPARED still."""
         rows = await self._pool.fetch(query("prepared_of_part"), claim.delivery_id, claim.first, claim.end)
         return [row["recipient"] for row in rows]
 
-    async def release(self, claim: Claim, available_after: timedelta) -> bool:
-        """Ends a claim; True if the part is done: no message in it is left PREPARED."""
+    async def release(self, claim: Claim, available_after: timedelta, held: int = 0) -> bool:
+        """Ends a claim; True if the part is done: no message in it is left PREPARED. Free at once, with messages to
+        paused domains left (`held`), means once the paused domains are others than when it was claimed."""
         return bool(
             await self._pool.fetchval(
                 query("release_part"),
@@ -88,5 +109,7 @@ class RelayParts:
                 available_after,
                 claim.first,
                 claim.end,
+                held,
+                claim.domain_pause_version,
             )
         )

@@ -14,6 +14,11 @@ log = logging.getLogger(__name__)
 PAUSER = "circuit breaker"
 
 
+def thresholds_of(settings: Settings) -> Thresholds:
+    """When to pause, as it is set."""
+    return Thresholds(settings.breaker_hard_bounce_share, settings.breaker_complaint_share, settings.breaker_sample_min)
+
+
 class BreakerWorker:
     """`changed` is called with each delivery paused, to halt what is in flight and wake watchers."""
 
@@ -21,9 +26,7 @@ class BreakerWorker:
         self, control: Control, settings: Settings, clock: Clock, metrics: Metrics, changed: Callable[[int], None]
     ) -> None:
         self._control = control
-        self._thresholds = Thresholds(
-            settings.breaker_hard_bounce_share, settings.breaker_complaint_share, settings.breaker_sample_min
-        )
+        self._thresholds = thresholds_of(settings)
         self._check_seconds = settings.breaker_check_seconds
         self._clock = clock
         self._metrics = metrics
@@ -36,8 +39,9 @@ class BreakerWorker:
         if now < self._next_check:
             return False
         self._next_check = now + self._check_seconds
-        for delivery_id, sample, overruled in await self._control.breaker_samples(self._thresholds.sample_min):
-            found = trip(sample, self._thresholds, overruled)
+        for sent in await self._control.breaker_samples(self._thresholds.sample_min):
+            delivery_id = sent.delivery_id
+            found = trip(sent.sample, self._thresholds, sent.overruled)
             if found and await self._control.pause(delivery_id, PAUSER, self._clock.now(), found.cause, found.detail):
                 log.warning(
                     "a delivery was paused by the circuit breaker",

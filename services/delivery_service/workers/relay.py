@@ -8,6 +8,8 @@ Invariants:
 - A delivery is FINISHED only when no part has a PREPARED row left.
 - A message is written to the MTA side only while its delivery was IN_PROGRESS at the last look: parts claimed before a
   pause or a stop give up what they have not written. What had been written by then is in flight.
+  The same holds for messages to a recipient domain that is paused: any change of the paused domains has what was read
+  before it read again.
 """
 
 import asyncio
@@ -70,6 +72,7 @@ class RelayWorker:
         self._stream: RelayStream | None = None
         self._in_flight: dict[asyncio.Task[None], Claim] = {}
         self._halted: set[int] = set()
+        self._domain_pause_versions: dict[int, int] = {}
         self._failures = 0
 
     async def work(self) -> bool:
@@ -106,7 +109,8 @@ class RelayWorker:
         """Halts what is in flight of deliveries that are no longer to be relayed: paused, stopped, or out of time."""
         in_flight = {claim.delivery_id for claim in self._in_flight.values()}
         if in_flight:
-            self._halted = in_flight - await self._deliveries.relayable(in_flight, self._clock.now())
+            self._domain_pause_versions = await self._deliveries.relayable(in_flight, self._clock.now())
+            self._halted = in_flight - self._domain_pause_versions.keys()
         return False
 
     async def run_leases(self) -> None:
@@ -143,13 +147,13 @@ class RelayWorker:
 
     async def _relay_part(self, delivery: Delivery, claim: Claim) -> None:
         """Relays one claimed part, and releases it: done, or free again after a back-off."""
-        available_after = timedelta()
+        available_after, held = timedelta(), 0
         try:
             part = await self._parts.read(claim)
             batches = _batches(part, self._settings.relay_batch_size_max, self._settings.relay_batch_bytes_max)
             # All are waited for before an error counts: none may go on behind the part's back.
             ended = await asyncio.gather(
-                *(self._relay_batch(delivery, batch) for batch in batches), return_exceptions=True
+                *(self._relay_batch(delivery, claim, batch) for batch in batches), return_exceptions=True
             )
             errors = [error for error in ended if isinstance(error, BaseException)]
             for error in sorted(errors, key=lambda error: isinstance(error, Halted)):  # a real one counts first
@@ -157,6 +161,7 @@ class RelayWorker:
             available_after = max((wait for wait in ended if isinstance(wait, timedelta)), default=timedelta())
             if claim.held_back:
                 available_after = max(available_after, _PACED_WAIT)
+            held = part.held
             self._failures = 0
         except Halted:
             pass  # its unwritten messages stay PREPARED
@@ -172,13 +177,18 @@ class RelayWorker:
             log.warning("a part was given up", extra={"action": "relay", "error": type(error).__name__})
             return
         try:
-            await self._parts.release(claim, available_after)
+            await self._parts.release(claim, available_after, held)
         except (*UNAVAILABLE_ERRORS, *RETRYABLE_ERRORS, TimeoutError) as error:
             log.warning("a part was not released", extra={"action": "relay", "error": type(error).__name__})
 
-    async def _relay_batch(self, delivery: Delivery, messages: PartMessages) -> timedelta:
+    def _may_leave(self, claim: Claim) -> bool:
+        """Whether messages that were read under this claim may be written, as far as the last look tells."""
+        version = self._domain_pause_versions.get(claim.delivery_id, 0)
+        return claim.delivery_id not in self._halted and version <= claim.domain_pause_version
+
+    async def _relay_batch(self, delivery: Delivery, claim: Claim, messages: PartMessages) -> timedelta:
         """Relays some messages and commits the answers. Gives how long those put off want to wait (0: none were)."""
-        answer = await self.hand_over(delivery, messages, lambda: delivery.delivery_id not in self._halted)
+        answer = await self.hand_over(delivery, messages, lambda: self._may_leave(claim))
         self._count(answer)
         if not any(verdict not in _DECIDED for verdict in answer.verdicts):
             return timedelta()

@@ -12,6 +12,7 @@ from campaign.delivery.v1 import delivery_pb2, send_log_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from campaign.mta.v1 import relay_service_pb2 as relay_pb
 from delivery_service.domain.lifecycle import TRANSITIONS, Command, DeliveryState
+from delivery_service.store.control import Control
 from delivery_service.workers.relay import RelayWorker
 from tests.support.delivery_stack import DeliveryStack, Observed, delivery_stack
 from tests.support.eventually import eventually
@@ -179,6 +180,31 @@ async def test_a_stop_cancels_exactly_what_never_left(database: str, tmp_path: P
         # Only what someone had ever held was asked about.
         assert len(stack.mta.withdrawn) <= 2 * PART - 1
         assert (await stop(stack, delivery_id)) == done
+
+
+async def test_what_is_claimed_to_be_closed_is_not_in_flight(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The closing worker may be quicker than the count that the answer gives."""
+    in_flight = Control.in_flight
+
+    async def late(self: Control, delivery_id: int) -> int:
+        async def all_claimed() -> bool:
+            async with connected(database) as connection:
+                return bool(await connection.fetchval("select bool_and(lease_holder <> '') from relay_part"))
+
+        await eventually(all_claimed)
+        return await in_flight(self, delivery_id)
+
+    async with leaving(database, tmp_path, 5_000) as (stack, delivery_id):
+        # Two parts that were claimed before, so that the MTA side, which does not answer, is asked about them.
+        async with connected(database) as connection:
+            await connection.execute("update relay_part set claim_count = 1 where part > 1")
+        monkeypatch.setattr(Control, "in_flight", late)
+        stopped = await stop(stack, delivery_id)
+        assert stopped.stop.in_flight_count == 2 * PART - 1
+        stack.mta.open.set()
+        await stopped_wholly(stack, delivery_id)
 
 
 async def test_a_stop_before_anything_was_claimed_asks_the_mta_side_nothing(stack: DeliveryStack) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from delivery_service.domain.alerts import Alert, AlertCause, AlertLimits, AlertSample, alerts
 from delivery_service.domain.breaker import PauseCause
+from delivery_service.domain.domain_pauses import DomainPause
 from delivery_service.domain.lifecycle import DeliveryState
 
 NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
@@ -87,3 +88,16 @@ def test_what_is_within_its_limit_raises_nothing(sample: AlertSample) -> None:
 
 def test_a_share_of_zero_switches_its_rule_off() -> None:
     assert found(replace(WELL, soft=5_000), replace(LIMITS, soft_share=0)) == []
+
+
+def test_domains_that_the_breaker_paused_are_one_alert_and_those_of_a_person_none() -> None:
+    by_breaker = [
+        DomainPause(f"domain{i}.example", "circuit breaker", NOW, PauseCause.HARD_BOUNCES, "61 of 1,000 bounced hard")
+        for i in range(12)
+    ]
+    by_person = DomainPause("person.example", "someone", NOW)
+    (alert,) = found(replace(WELL, paused_domains=(*by_breaker, by_person)))
+    assert alert.cause is AlertCause.PAUSED_BY_BREAKER
+    assert "domain0.example: 61 of 1,000 bounced hard; domain1.example" in alert.detail
+    assert alert.detail.endswith("and 2 more")
+    assert found(replace(WELL, paused_domains=(by_person,))) == []

@@ -5,12 +5,22 @@ from typing import Any
 
 import pytest
 
-from campaign.delivery.v1 import delivery_pb2, error_reason_pb2, occurrence_pb2, role_pb2, schedule_pb2, send_log_pb2
+from campaign.delivery.v1 import (
+    delivery_pb2,
+    error_reason_pb2,
+    explanation_pb2,
+    occurrence_pb2,
+    role_pb2,
+    schedule_pb2,
+    send_log_pb2,
+)
 from delivery_service.api.errors import ERROR_TABLE
 from delivery_service.app import IMPLIED_ROLES, access_policy, role_name
 from delivery_service.convert import OUTCOME_OFFSET
 from delivery_service.domain import problems
+from delivery_service.domain.breaker import PauseCause
 from delivery_service.domain.delivery import ExclusionCause
+from delivery_service.domain.explanation import FactKind
 from delivery_service.domain.lifecycle import Channel, DeliveryState
 from delivery_service.domain.outcome import FailureType, Outcome, Reason
 from delivery_service.domain.recurrence import OccurrenceState
@@ -26,6 +36,8 @@ PAIRS: list[tuple[type[IntEnum], Any, str, int]] = [
     (Channel, delivery_pb2.Channel, "CHANNEL_", 0),
     (FeedbackMode, delivery_pb2.FeedbackMode, "FEEDBACK_MODE_", 0),
     (DeliveryState, delivery_pb2.DeliveryState, "DELIVERY_STATE_", 0),
+    (PauseCause, delivery_pb2.PauseCause, "PAUSE_CAUSE_", 0),
+    (FactKind, explanation_pb2.DeliveryFactKind, "DELIVERY_FACT_KIND_", 0),
     (ExclusionCause, delivery_pb2.ExclusionCause, "EXCLUSION_CAUSE_", 0),
     (AggregationPeriod, schedule_pb2.AggregationPeriod, "AGGREGATION_PERIOD_", 0),
     (LocalTimeKind, schedule_pb2.LocalTimeKind, "LOCAL_TIME_KIND_", 0),

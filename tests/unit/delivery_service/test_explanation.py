@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from campaign.delivery.v1 import explanation_pb2
+from delivery_service.domain.domain_pauses import DomainPause
 from delivery_service.domain.explanation import FactKind, LostContact, OpenParts, Situation, explain
 from delivery_service.domain.lifecycle import DeliveryState
 from delivery_service.domain.outcome import Observation, Outcome
@@ -177,3 +178,16 @@ def test_what_decides_is_the_first_field_that_differs() -> None:
     assert decided_by(one, one._replace(event_time_us=9, reason=9)) is DecidedBy.EVENT_TIME
     assert decided_by(one, one._replace(attempt=2)) is DecidedBy.DETAIL
     assert decided_by(one, one) is DecidedBy.NOTHING
+
+
+def test_paused_domains_are_told_and_parts_that_wait_for_them() -> None:
+    pause = DomainPause("held.example", "someone", EARLIER, detail="because")
+    part = OpenParts(3, 3_000, False, "", EARLIER, 1, waits_for_domains=True, messages_to_paused_domains=70)
+    facts = explain(replace(DRAFT, state=DeliveryState.IN_PROGRESS, paused_domains=(pause,), parts=(part,)))
+    told = {fact.kind: fact for fact in facts}
+    assert "held.example are held since 2026-03-02 08:55:00 UTC by someone (because)" in (
+        told[FactKind.DOMAIN_PAUSED].sentence
+    )
+    assert told[FactKind.PARTS_HELD].sentence == "3 parts with nothing left but 70 messages to paused domains."
+    assert told[FactKind.PARTS_HELD].count == 70
+    assert FactKind.PARTS_FREE not in told

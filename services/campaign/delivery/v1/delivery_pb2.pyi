@@ -31,23 +31,27 @@ class _PauseCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PauseCause
     PAUSE_CAUSE_UNSPECIFIED: _PauseCause.ValueType  # 0
     """Never sent."""
     PAUSE_CAUSE_COMMAND: _PauseCause.ValueType  # 1
-    """Someone called PauseDelivery."""
+    """Someone called PauseDelivery, or PauseDomain."""
     PAUSE_CAUSE_HARD_BOUNCES: _PauseCause.ValueType  # 2
-    """Too many of the messages handed over bounced hard. ResumeDelivery overrules it for the rest of this delivery."""
+    """Too many of the messages handed over bounced hard. ResumeDelivery, or ResumeDomain, overrules it for the rest of
+    this delivery.
+    """
     PAUSE_CAUSE_COMPLAINTS: _PauseCause.ValueType  # 3
-    """Too many recipients complained. ResumeDelivery overrules it for the rest of this delivery."""
+    """Too many recipients complained. ResumeDelivery, or ResumeDomain, overrules it for the rest of this delivery."""
 
 class PauseCause(_PauseCause, metaclass=_PauseCauseEnumTypeWrapper):
-    """Why a delivery is paused. May grow."""
+    """Why a delivery, or one recipient domain of it, is paused. May grow."""
 
 PAUSE_CAUSE_UNSPECIFIED: PauseCause.ValueType  # 0
 """Never sent."""
 PAUSE_CAUSE_COMMAND: PauseCause.ValueType  # 1
-"""Someone called PauseDelivery."""
+"""Someone called PauseDelivery, or PauseDomain."""
 PAUSE_CAUSE_HARD_BOUNCES: PauseCause.ValueType  # 2
-"""Too many of the messages handed over bounced hard. ResumeDelivery overrules it for the rest of this delivery."""
+"""Too many of the messages handed over bounced hard. ResumeDelivery, or ResumeDomain, overrules it for the rest of
+this delivery.
+"""
 PAUSE_CAUSE_COMPLAINTS: PauseCause.ValueType  # 3
-"""Too many recipients complained. ResumeDelivery overrules it for the rest of this delivery."""
+"""Too many recipients complained. ResumeDelivery, or ResumeDomain, overrules it for the rest of this delivery."""
 Global___PauseCause: _TypeAlias = PauseCause  # noqa: Y015
 
 class _Channel:
@@ -224,6 +228,7 @@ class Delivery(_message.Message):
     REQUIRES_APPROVAL_FIELD_NUMBER: _builtins.int
     APPROVAL_FIELD_NUMBER: _builtins.int
     PACING_FIELD_NUMBER: _builtins.int
+    PAUSED_DOMAINS_FIELD_NUMBER: _builtins.int
     delivery_id: _builtins.str
     """Assigned by CreateDelivery; decimal digits, ordered by creation time. Output only. Example: "451893744120889345"."""
     label: _builtins.str
@@ -322,6 +327,12 @@ class Delivery(_message.Message):
     def pacing(self) -> Global___Pacing:
         """How fast messages may leave; part of the plan. Unset: as fast as the MTA side takes them."""
 
+    @_builtins.property
+    def paused_domains(self) -> _containers.RepeatedCompositeFieldContainer[Global___DomainPause]:
+        """Recipient domains whose messages are held while the rest of the delivery goes on, by name. Those of a delivery that
+        has ended meanwhile stay listed. Output only.
+        """
+
     def __init__(
         self,
         *,
@@ -351,10 +362,11 @@ class Delivery(_message.Message):
         requires_approval: _builtins.bool = ...,
         approval: Global___Approval | None = ...,
         pacing: Global___Pacing | None = ...,
+        paused_domains: _abc.Iterable[Global___DomainPause] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "finish_time", b"finish_time", "pacing", b"pacing", "parent_occurrence", b"parent_occurrence", "pause", b"pause", "plan", b"plan", "schedule", b"schedule", "settled_time", b"settled_time", "start_time", b"start_time", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "channel", b"channel", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "creator", b"creator", "delivery_id", b"delivery_id", "etag", b"etag", "feedback_mode", b"feedback_mode", "finish_time", b"finish_time", "label", b"label", "pacing", b"pacing", "parent_occurrence", b"parent_occurrence", "pause", b"pause", "plan", b"plan", "recipient_count", b"recipient_count", "requires_approval", b"requires_approval", "schedule", b"schedule", "settled_time", b"settled_time", "start_time", b"start_time", "state", b"state", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "channel", b"channel", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "creator", b"creator", "delivery_id", b"delivery_id", "etag", b"etag", "feedback_mode", b"feedback_mode", "finish_time", b"finish_time", "label", b"label", "pacing", b"pacing", "parent_occurrence", b"parent_occurrence", "pause", b"pause", "paused_domains", b"paused_domains", "plan", b"plan", "recipient_count", b"recipient_count", "requires_approval", b"requires_approval", "schedule", b"schedule", "settled_time", b"settled_time", "start_time", b"start_time", "state", b"state", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -455,6 +467,34 @@ class Pause(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Pause: _TypeAlias = Pause  # noqa: Y015
+
+@_typing.final
+class DomainPause(_message.Message):
+    """The fact that a delivery's messages to one recipient domain are held."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECIPIENT_DOMAIN_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    recipient_domain: _builtins.str
+    """The domain, in lower case."""
+    @_builtins.property
+    def pause(self) -> Global___Pause:
+        """Who or what holds them, since when, and why."""
+
+    def __init__(
+        self,
+        *,
+        recipient_domain: _builtins.str = ...,
+        pause: Global___Pause | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause", "recipient_domain", b"recipient_domain"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DomainPause: _TypeAlias = DomainPause  # noqa: Y015
 
 @_typing.final
 class Stop(_message.Message):

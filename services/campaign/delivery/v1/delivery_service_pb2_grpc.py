@@ -7,6 +7,7 @@ from campaign.delivery.v1 import alert_pb2 as campaign_dot_delivery_dot_v1_dot_a
 from campaign.delivery.v1 import before_the_send_pb2 as campaign_dot_delivery_dot_v1_dot_before__the__send__pb2
 from campaign.delivery.v1 import commands_pb2 as campaign_dot_delivery_dot_v1_dot_commands__pb2
 from campaign.delivery.v1 import delivery_service_pb2 as campaign_dot_delivery_dot_v1_dot_delivery__service__pb2
+from campaign.delivery.v1 import domain_pause_pb2 as campaign_dot_delivery_dot_v1_dot_domain__pause__pb2
 from campaign.delivery.v1 import explanation_pb2 as campaign_dot_delivery_dot_v1_dot_explanation__pb2
 from campaign.delivery.v1 import look_ups_pb2 as campaign_dot_delivery_dot_v1_dot_look__ups__pb2
 from campaign.delivery.v1 import occurrence_pb2 as campaign_dot_delivery_dot_v1_dot_occurrence__pb2
@@ -94,6 +95,16 @@ class DeliveryServiceStub:
                 '/campaign.delivery.v1.DeliveryService/ResumeDelivery',
                 request_serializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ResumeDeliveryRequest.SerializeToString,
                 response_deserializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ResumeDeliveryResponse.FromString,
+                _registered_method=True)
+        self.PauseDomain = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/PauseDomain',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_domain__pause__pb2.PauseDomainRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_domain__pause__pb2.PauseDomainResponse.FromString,
+                _registered_method=True)
+        self.ResumeDomain = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/ResumeDomain',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_domain__pause__pb2.ResumeDomainRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_domain__pause__pb2.ResumeDomainResponse.FromString,
                 _registered_method=True)
         self.StopDelivery = channel.unary_unary(
                 '/campaign.delivery.v1.DeliveryService/StopDelivery',
@@ -320,6 +331,27 @@ class DeliveryServiceServicer:
         """Goes on with a delivery that is PAUSED; if the circuit breaker paused it, it will not do so for that cause again. In
         IN_PROGRESS it does nothing. Errors: NOT_FOUND;
         FAILED_PRECONDITION/DELIVERY_STATE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseDomain(self, request, context):
+        """Holds a delivery's messages to one recipient domain, in IN_PROGRESS or PAUSED: within a second none leaves any more,
+        those in flight aside, while the rest of the delivery goes on. FINISHED waits for them; a stop and the end of the
+        validity period, which goes on, deal with them as with all that have not left. Of a domain that is paused already it
+        does nothing. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE, or DELIVERY_KIND for a recurring delivery, whose
+        children do the sending; INVALID_ARGUMENT unless the channel is EMAIL; RESOURCE_EXHAUSTED/LIMIT_REACHED (100 domains
+        of a delivery at once).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeDomain(self, request, context):
+        """Lets the messages to a recipient domain leave again (of a delivery that is PAUSED, once that is resumed too); if the
+        circuit breaker paused the domain, it will not do so for that cause again. Of a domain that is not paused it does
+        nothing. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE, DELIVERY_KIND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -608,6 +640,16 @@ def add_DeliveryServiceServicer_to_server(servicer, server):
                     servicer.ResumeDelivery,
                     request_deserializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ResumeDeliveryRequest.FromString,
                     response_serializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ResumeDeliveryResponse.SerializeToString,
+            ),
+            'PauseDomain': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseDomain,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_domain__pause__pb2.PauseDomainRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_domain__pause__pb2.PauseDomainResponse.SerializeToString,
+            ),
+            'ResumeDomain': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeDomain,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_domain__pause__pb2.ResumeDomainRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_domain__pause__pb2.ResumeDomainResponse.SerializeToString,
             ),
             'StopDelivery': grpc.unary_unary_rpc_method_handler(
                     servicer.StopDelivery,
@@ -1019,6 +1061,60 @@ class DeliveryService:
             '/campaign.delivery.v1.DeliveryService/ResumeDelivery',
             campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ResumeDeliveryRequest.SerializeToString,
             campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ResumeDeliveryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseDomain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/PauseDomain',
+            campaign_dot_delivery_dot_v1_dot_domain__pause__pb2.PauseDomainRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_domain__pause__pb2.PauseDomainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeDomain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/ResumeDomain',
+            campaign_dot_delivery_dot_v1_dot_domain__pause__pb2.ResumeDomainRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_domain__pause__pb2.ResumeDomainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,6 +7,7 @@ from campaign.delivery.v1 import alert_pb2 as _alert_pb2
 from campaign.delivery.v1 import before_the_send_pb2 as _before_the_send_pb2
 from campaign.delivery.v1 import commands_pb2 as _commands_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as _delivery_service_pb2
+from campaign.delivery.v1 import domain_pause_pb2 as _domain_pause_pb2
 from campaign.delivery.v1 import explanation_pb2 as _explanation_pb2
 from campaign.delivery.v1 import look_ups_pb2 as _look_ups_pb2
 from campaign.delivery.v1 import occurrence_pb2 as _occurrence_pb2
@@ -68,6 +69,19 @@ class DeliveryServiceStub:
     """Goes on with a delivery that is PAUSED; if the circuit breaker paused it, it will not do so for that cause again. In
     IN_PROGRESS it does nothing. Errors: NOT_FOUND;
     FAILED_PRECONDITION/DELIVERY_STATE.
+    """
+    PauseDomain: _aio.UnaryUnaryMultiCallable[_domain_pause_pb2.PauseDomainRequest, _domain_pause_pb2.PauseDomainResponse]
+    """Holds a delivery's messages to one recipient domain, in IN_PROGRESS or PAUSED: within a second none leaves any more,
+    those in flight aside, while the rest of the delivery goes on. FINISHED waits for them; a stop and the end of the
+    validity period, which goes on, deal with them as with all that have not left. Of a domain that is paused already it
+    does nothing. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE, or DELIVERY_KIND for a recurring delivery, whose
+    children do the sending; INVALID_ARGUMENT unless the channel is EMAIL; RESOURCE_EXHAUSTED/LIMIT_REACHED (100 domains
+    of a delivery at once).
+    """
+    ResumeDomain: _aio.UnaryUnaryMultiCallable[_domain_pause_pb2.ResumeDomainRequest, _domain_pause_pb2.ResumeDomainResponse]
+    """Lets the messages to a recipient domain leave again (of a delivery that is PAUSED, once that is resumed too); if the
+    circuit breaker paused the domain, it will not do so for that cause again. Of a domain that is not paused it does
+    nothing. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE, DELIVERY_KIND.
     """
     StopDelivery: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.StopDeliveryRequest, _delivery_service_pb2.StopDeliveryResponse]
     """Stops a delivery for good, in START_PENDING, IN_PROGRESS or PAUSED: within a second no message leaves any more,
@@ -294,6 +308,31 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Goes on with a delivery that is PAUSED; if the circuit breaker paused it, it will not do so for that cause again. In
         IN_PROGRESS it does nothing. Errors: NOT_FOUND;
         FAILED_PRECONDITION/DELIVERY_STATE.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseDomain(
+        self,
+        request: _domain_pause_pb2.PauseDomainRequest,
+        context: _aio.ServicerContext[_domain_pause_pb2.PauseDomainRequest, _abc.Awaitable[_domain_pause_pb2.PauseDomainResponse]],
+    ) -> _abc.Awaitable[_domain_pause_pb2.PauseDomainResponse]:
+        """Holds a delivery's messages to one recipient domain, in IN_PROGRESS or PAUSED: within a second none leaves any more,
+        those in flight aside, while the rest of the delivery goes on. FINISHED waits for them; a stop and the end of the
+        validity period, which goes on, deal with them as with all that have not left. Of a domain that is paused already it
+        does nothing. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE, or DELIVERY_KIND for a recurring delivery, whose
+        children do the sending; INVALID_ARGUMENT unless the channel is EMAIL; RESOURCE_EXHAUSTED/LIMIT_REACHED (100 domains
+        of a delivery at once).
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeDomain(
+        self,
+        request: _domain_pause_pb2.ResumeDomainRequest,
+        context: _aio.ServicerContext[_domain_pause_pb2.ResumeDomainRequest, _abc.Awaitable[_domain_pause_pb2.ResumeDomainResponse]],
+    ) -> _abc.Awaitable[_domain_pause_pb2.ResumeDomainResponse]:
+        """Lets the messages to a recipient domain leave again (of a delivery that is PAUSED, once that is resumed too); if the
+        circuit breaker paused the domain, it will not do so for that cause again. Of a domain that is not paused it does
+        nothing. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE, DELIVERY_KIND.
         """
 
     @_abc_1.abstractmethod

@@ -78,6 +78,10 @@ class _DeliveryFactKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deli
     """Nothing is missing any more, since `since_time`."""
     DELIVERY_FACT_KIND_PACED: _DeliveryFactKind.ValueType  # 24
     """Its pacing holds messages back: `count` may leave so far."""
+    DELIVERY_FACT_KIND_DOMAIN_PAUSED: _DeliveryFactKind.ValueType  # 90
+    """Messages to one recipient domain are held, since `since_time`."""
+    DELIVERY_FACT_KIND_PARTS_HELD: _DeliveryFactKind.ValueType  # 91
+    """Parts of which nothing but messages to paused domains is left. `count`: these messages."""
 
 class DeliveryFactKind(_DeliveryFactKind, metaclass=_DeliveryFactKindEnumTypeWrapper):
     """What a fact is about. May grow: show the sentence of one that you don't know."""
@@ -132,6 +136,10 @@ DELIVERY_FACT_KIND_SETTLED: DeliveryFactKind.ValueType  # 23
 """Nothing is missing any more, since `since_time`."""
 DELIVERY_FACT_KIND_PACED: DeliveryFactKind.ValueType  # 24
 """Its pacing holds messages back: `count` may leave so far."""
+DELIVERY_FACT_KIND_DOMAIN_PAUSED: DeliveryFactKind.ValueType  # 90
+"""Messages to one recipient domain are held, since `since_time`."""
+DELIVERY_FACT_KIND_PARTS_HELD: DeliveryFactKind.ValueType  # 91
+"""Parts of which nothing but messages to paused domains is left. `count`: these messages."""
 Global___DeliveryFactKind: _TypeAlias = DeliveryFactKind  # noqa: Y015
 
 class _EventVerdict:

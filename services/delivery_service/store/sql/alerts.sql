@@ -4,10 +4,12 @@
 -- What the rules of alerts look at, of deliveries above $1, at most $2 of them. Preparations that failed before $3 are
 -- old news.
 select d.delivery_id, d.label, d.state, d.update_time, d.start_time, d.pause_cause, d.pause_detail, d.messages_per_hour,
+    d.paused_domains, d.overruled_domains,
     d.validity_closed_time is not null as validity_closed, coalesce((d.plan->>'to_deliver')::bigint, 0) as to_deliver,
-    greatest(d.contact_time, f.confirm_time) as due_time, c.*
+    greatest(d.contact_time, (
+        select f.confirm_time from confirmation f
+        where f.delivery_id = d.delivery_id and f.request_id = d.confirm_request_id)) as due_time, c.*
 from delivery d
-left join confirmation f on f.delivery_id = d.delivery_id and f.request_id = d.confirm_request_id
 join lateral (
     select sum(k.relayed)::bigint as relayed,
         sum(k.relayed + k.deferred + k.expired + k.delivered + k.bounced)::bigint as handed_over,

@@ -30,8 +30,8 @@ select d.delivery_id, d.label, d.channel, d.feedback_mode, d.subject, '' as html
     d.validity_end_time, d.schedule, d.contact_time, d.parent_id, d.occurrence_local_time, d.confirm_by_time,
     d.system_confirms, d.pause_time, d.pauser, d.pause_cause, d.pause_detail, d.stop_time, d.stopper, d.stop_in_flight,
     d.stop_left, d.validity_closed_time, d.settled_time, d.requires_approval, d.approver, d.approve_time,
-    d.approved_digest, d.messages_per_hour, d.first_wave_count, c.plan_digest as confirm_plan_digest, c.confirmer,
-    c.confirm_time
+    d.approved_digest, d.messages_per_hour, d.first_wave_count, d.paused_domains, d.overruled_domains,
+    c.plan_digest as confirm_plan_digest, c.confirmer, c.confirm_time
 from delivery d
 left join confirmation c on c.delivery_id = d.delivery_id and c.request_id = d.confirm_request_id
 where d.delivery_id < $1 and (d.parent_id = $4 or $4::bigint is null and d.parent_id is null)

@@ -16,12 +16,16 @@ join lateral (
 where d.delivery_id = $1;
 
 -- name: open_parts
--- The parts that are not done, by who holds them: free, leased (one row per process), or put off.
+-- The parts that are not done, by who holds them: free, leased (one row per process), put off, or with nothing left but
+-- messages to paused domains.
 select count(*) as parts, sum(prepared_count)::bigint as messages, max(claim_count) as claim_count,
     case when available_time > clock_timestamp() then lease_holder else '' end as holder,
-    available_time > clock_timestamp() as held, min(available_time) as available_time
+    available_time > clock_timestamp() as held, min(available_time) as available_time,
+    held_version = (select domain_pause_version from delivery where delivery_id = $1)
+        and available_time <= clock_timestamp() as waits_for_domains,
+    sum(held_count)::bigint as messages_to_paused_domains
 from relay_part where delivery_id = $1 and not done
-group by 4, 5 order by 5, 4;
+group by 4, 5, 7 order by 5, 7, 4;
 
 -- name: report_mta_contact
 -- What this process sees of the MTA side; forgets processes that fell silent.

@@ -3,30 +3,36 @@
 -- name: claim_parts
 -- Takes up to $4 free parts of a delivery until $3 from now, by the database's clock. Holds the delivery's state FOR
 -- SHARE in the same statement: with a plain read, messages could leave after a stop was answered. Of a paced delivery
--- only recipients up to pace_through may leave.
+-- only recipients up to pace_through may leave. A part that has nothing left but messages to paused domains waits for
+-- another version of them.
 with in_progress as (
-    select delivery_id, case when messages_per_hour is null then 2147483647 else pace_through end as through
+    select delivery_id, case when messages_per_hour is null then 2147483647 else pace_through end as through,
+        domain_pause_version, array(select d->>'recipient_domain' from jsonb_array_elements(paused_domains) d)
+            as paused_domains
     from delivery where delivery_id = $1 and state = 6 and validity_end_time > $5 for share
 ), free as (
-    select p.part, d.through from relay_part p join in_progress d on p.delivery_id = d.delivery_id
+    select p.part, d.through, d.domain_pause_version, d.paused_domains
+    from relay_part p join in_progress d on p.delivery_id = d.delivery_id
     where p.delivery_id = $1 and not p.done and p.available_time <= clock_timestamp() and p.part * 1024 <= d.through
+        and p.held_version <> d.domain_pause_version
     order by p.part limit $4 for no key update of p skip locked
 )
 update relay_part p
 set lease_holder = $2, available_time = clock_timestamp() + $3::interval, claim_count = p.claim_count + 1
 from free where p.delivery_id = $1 and p.part = free.part
-returning p.part, p.claim_count, free.through;
+returning p.part, p.claim_count, free.through, free.domain_pause_version, free.paused_domains;
 
 -- name: claim_parts_to_close
 -- As claim_parts, of a delivery that was stopped or whose validity is over: that is for ever, so its state needn't be
--- held.
+-- held. The holder is told apart from one that relays: of what it holds, nothing is in flight.
 with free as (
     select part from relay_part
     where delivery_id = $1 and not done and available_time <= clock_timestamp()
     order by part limit $4 for no key update skip locked
 )
 update relay_part p
-set lease_holder = $2, available_time = clock_timestamp() + $3::interval, claim_count = p.claim_count + 1
+set lease_holder = 'closing: ' || $2::text, available_time = clock_timestamp() + $3::interval,
+    claim_count = p.claim_count + 1
 from free where p.delivery_id = $1 and p.part = free.part
 returning p.part, p.claim_count;
 
@@ -36,7 +42,8 @@ where delivery_id = $1 and recipient >= $2 and recipient < $3 and outcome = 0 or
 
 -- name: relayable
 -- Those of some deliveries that may be relayed now.
-select delivery_id from delivery where delivery_id = any ($1::bigint[]) and state = 6 and validity_end_time > $2;
+select delivery_id, domain_pause_version from delivery
+where delivery_id = any ($1::bigint[]) and state = 6 and validity_end_time > $2;
 
 -- name: renew_parts
 update relay_part set available_time = clock_timestamp() + $3::interval
@@ -52,13 +59,27 @@ from (
     where s.delivery_id = $1 and s.recipient >= $2 and s.recipient < $3 and s.outcome = 0
     order by s.recipient) as m;
 
+-- name: read_part_beside_paused_domains
+-- The same, without those to the domains $4, which are counted.
+select coalesce(array_agg(m.recipient) filter (where not m.held), '{}') as recipients,
+    coalesce(array_agg(m.address) filter (where not m.held), '{}') as addresses,
+    coalesce(array_agg(m.attributes) filter (where not m.held), '{}') as attributes,
+    count(*) filter (where m.held) as held
+from (
+    select r.recipient, r.address, r.attributes, split_part(r.address, '@', -1) = any ($4::text[]) as held
+    from send_log s join recipient r using (delivery_id, recipient)
+    where s.delivery_id = $1 and s.recipient >= $2 and s.recipient < $3 and s.outcome = 0
+    order by s.recipient) as m;
+
 -- name: release_part
--- Ends a claim: the part is done if no message in it is left PREPARED, else it is free again after a while. Only by
--- the claim's own worker.
+-- Ends a claim: the part is done if no message in it is left PREPARED, else it is free again after a while; at once, if
+-- it has $7 messages to paused domains, means once these are not those of version $8 any more. Only by the claim's own
+-- worker.
 update relay_part p
 set done = not exists (
         select from send_log s
         where s.delivery_id = $1 and s.recipient >= $5 and s.recipient < $6 and s.outcome = 0),
-    lease_holder = '', available_time = clock_timestamp() + $4::interval
+    lease_holder = '', available_time = clock_timestamp() + $4::interval,
+    held_count = $7::integer, held_version = case when $7::integer > 0 and $4 = interval '0' then $8::integer else 0 end
 where p.delivery_id = $1 and p.part = $2 and p.claim_count = $3
 returning p.done;
