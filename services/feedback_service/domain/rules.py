@@ -2,7 +2,8 @@
 
 The first rule that matches wins. They stand in four groups: the MTA's own specific classes, then texts, then codes,
 then the MTA's vague classes. Text comes before code because MTAs misuse codes: a full mailbox with 5.7.1, `5.0.0` for
-everything, a too busy mailbox with x.2.1. A rule's row is its row in the documentation's table.
+everything, a too busy mailbox with x.2.1. A rule's row is its row in the documentation's table; its name never changes,
+and is never given to another rule: it is what an explanation names.
 
 Texts are compared with the normalised diagnostic: lower case, white space collapsed, every word with a digit or an `@`
 in it (addresses, codes, queue ids) replaced by `#`. An ellipsis in a text stands for a short gap.
@@ -35,6 +36,10 @@ REMOVED: Verdict = (FailureType.IGNORED, Reason.NOT_DEFINED)
 class Rule:
     """All conditions given must hold; of alternatives, one is enough. Codes, of either sort, are one condition."""
 
+    name: str
+    """Group and what it is about: `text.mailbox-full`."""
+    source: str
+    """Where it comes from, for a person: a standard, a vendor's list, what was seen."""
     row: int
     verdict: Verdict
     verdict_if_temporary: Verdict | None = None
@@ -49,27 +54,81 @@ class Rule:
     except_enhanced_codes: tuple[str, ...] = ()
 
 
+KUMOMTA = "KumoMTA's bounce classes"
+SPARKPOST = "SparkPost's bounce classes"
+VENDORS = "KumoMTA's bounce classes and SparkPost's"
+REPLIES_SEEN = "replies and bounce mails seen of many MTAs"
+OFFICE_365 = "Office 365's replies"
+RFC_5321 = "RFC 5321, section 4.2.2"
+RFC_3463 = "RFC 3463"
+CODE_REGISTRY = "IANA's registry of enhanced status codes"
+
 TOO_LARGE = ("x.2.3", "x.3.4")
 
 _VENDOR_CLASSES = (
     Rule(
-        row=1, verdict=ERROR_IGNORED, vendor_classes=("autoreply", "subscribe", "challengeresponse", "60", "80", "100")
+        name="class.answered",
+        source=VENDORS,
+        row=1,
+        verdict=ERROR_IGNORED,
+        vendor_classes=("autoreply", "subscribe", "challengeresponse", "60", "80", "100"),
     ),
     # Somebody opted out: no fault of the address.
-    Rule(row=1, verdict=ERROR_IGNORED, vendor_classes=("unsubscribe", "90")),
-    # The MTA's own suppression list.
-    Rule(row=1, verdict=REMOVED, vendor_classes=("25",)),
-    Rule(row=8, verdict=REFUSED, vendor_classes=("quotaissues", "22"), enhanced_codes=TOO_LARGE),
-    Rule(row=3, verdict=MAILBOX_FULL, vendor_classes=("quotaissues", "22")),
-    Rule(row=4, verdict=ACCOUNT_DISABLED, vendor_classes=("inactivemailbox",)),
     Rule(
+        name="class.unsubscribed",
+        source=VENDORS,
+        row=1,
+        verdict=ERROR_IGNORED,
+        vendor_classes=("unsubscribe", "90"),
+    ),
+    # The MTA's own suppression list.
+    Rule(
+        name="class.suppressed",
+        source=SPARKPOST,
+        row=1,
+        verdict=REMOVED,
+        vendor_classes=("25",),
+    ),
+    Rule(
+        name="class.too-large",
+        source=VENDORS,
+        row=8,
+        verdict=REFUSED,
+        vendor_classes=("quotaissues", "22"),
+        enhanced_codes=TOO_LARGE,
+    ),
+    Rule(
+        name="class.mailbox-full",
+        source=VENDORS,
+        row=3,
+        verdict=MAILBOX_FULL,
+        vendor_classes=("quotaissues", "22"),
+    ),
+    Rule(
+        name="class.account-inactive",
+        source=KUMOMTA,
+        row=4,
+        verdict=ACCOUNT_DISABLED,
+        vendor_classes=("inactivemailbox",),
+    ),
+    Rule(
+        name="class.user-unknown",
+        source=VENDORS,
         row=5,
         verdict=USER_UNKNOWN,
         verdict_if_temporary=UNREACHABLE,
         vendor_classes=("invalidrecipient", "10", "30"),
     ),
-    Rule(row=7, verdict=INVALID_DOMAIN, vendor_classes=("baddomain", "routingerrors", "dnsfailure", "21")),
     Rule(
+        name="class.invalid-domain",
+        source=VENDORS,
+        row=7,
+        verdict=INVALID_DOMAIN,
+        vendor_classes=("baddomain", "routingerrors", "dnsfailure", "21"),
+    ),
+    Rule(
+        name="class.refused",
+        source=VENDORS,
         row=8,
         verdict=REFUSED,
         vendor_classes=(
@@ -79,6 +138,8 @@ _VENDOR_CLASSES = (
         ),
     ),
     Rule(
+        name="class.unreachable",
+        source=VENDORS,
         row=9,
         verdict=UNREACHABLE,
         vendor_classes=(
@@ -90,6 +151,8 @@ _VENDOR_CLASSES = (
 
 _TEXTS = (
     Rule(
+        name="text.auto-reply",
+        source=REPLIES_SEEN,
         row=1,
         verdict=ERROR_IGNORED,
         kinds=(MtaEventKind.OUT_OF_BAND_BOUNCE,),
@@ -101,6 +164,8 @@ _TEXTS = (
     ),
     # What concerns the sender may speak of unknown or missing addresses too, and must never quarantine the recipient.
     Rule(
+        name="text.sender-refused",
+        source=REPLIES_SEEN,
         row=8,
         verdict=REFUSED,
         texts=(
@@ -112,6 +177,8 @@ _TEXTS = (
     # Pacing and grey lists are over soon, however much policy their texts speak of. Nor is a full quota for sending a
     # full mailbox.
     Rule(
+        name="text.pacing",
+        source=REPLIES_SEEN,
         row=9,
         verdict=UNREACHABLE,
         texts=(
@@ -121,6 +188,8 @@ _TEXTS = (
         ),
     ),
     Rule(
+        name="text.mailbox-full",
+        source=REPLIES_SEEN,
         row=3,
         verdict=MAILBOX_FULL,
         texts=(
@@ -133,6 +202,8 @@ _TEXTS = (
         ),
     ),
     Rule(
+        name="text.account-gone",
+        source=REPLIES_SEEN,
         row=4,
         verdict=ACCOUNT_GONE,
         verdict_if_temporary=ACCOUNT_DISABLED,
@@ -149,6 +220,8 @@ _TEXTS = (
         ),
     ),
     Rule(
+        name="text.account-disabled",
+        source=REPLIES_SEEN,
         row=4,
         verdict=ACCOUNT_DISABLED,
         texts=(
@@ -163,6 +236,8 @@ _TEXTS = (
         ),
     ),
     Rule(
+        name="text.user-unknown",
+        source=REPLIES_SEEN,
         row=5,
         verdict=USER_UNKNOWN,
         verdict_if_temporary=UNREACHABLE,
@@ -191,6 +266,8 @@ _TEXTS = (
     ),
     # Office 365's way of saying so; other servers mean policy by the same words.
     Rule(
+        name="text.office-365-user-unknown",
+        source=OFFICE_365,
         row=5,
         verdict=USER_UNKNOWN,
         verdict_if_temporary=UNREACHABLE,
@@ -198,6 +275,8 @@ _TEXTS = (
         enhanced_codes=("x.4.1",),
     ),
     Rule(
+        name="text.invalid-domain",
+        source=REPLIES_SEEN,
         row=7,
         verdict=INVALID_DOMAIN,
         texts=(
@@ -210,6 +289,8 @@ _TEXTS = (
         ),
     ),
     Rule(
+        name="text.refused",
+        source=REPLIES_SEEN,
         row=8,
         verdict=REFUSED,
         texts=(
@@ -225,6 +306,8 @@ _TEXTS = (
         ),
     ),
     Rule(
+        name="text.unreachable",
+        source=REPLIES_SEEN,
         row=9,
         verdict=UNREACHABLE,
         texts=(
@@ -247,6 +330,8 @@ _TEXTS = (
     ),
     # The standard's own wording for 550: a server that says no more means the address.
     Rule(
+        name="text.mailbox-unavailable",
+        source=RFC_5321,
         row=5,
         verdict=USER_UNKNOWN,
         verdict_if_temporary=UNREACHABLE,
@@ -256,28 +341,56 @@ _TEXTS = (
 )
 
 _CODES = (
-    Rule(row=3, verdict=MAILBOX_FULL, enhanced_codes=("x.2.2",)),
-    Rule(row=3, verdict=MAILBOX_FULL, smtp_codes=(552,), except_enhanced_codes=TOO_LARGE),
-    Rule(row=4, verdict=ACCOUNT_DISABLED, enhanced_codes=("x.2.1", "x.7.13"), smtp_codes=(525,)),
     Rule(
+        name="code.mailbox-full",
+        source=RFC_3463,
+        row=3,
+        verdict=MAILBOX_FULL,
+        enhanced_codes=("x.2.2",),
+    ),
+    Rule(
+        name="code.storage-exceeded",
+        source=RFC_5321,
+        row=3,
+        verdict=MAILBOX_FULL,
+        smtp_codes=(552,),
+        except_enhanced_codes=TOO_LARGE,
+    ),
+    Rule(
+        name="code.account-disabled",
+        source=CODE_REGISTRY,
+        row=4,
+        verdict=ACCOUNT_DISABLED,
+        enhanced_codes=("x.2.1", "x.7.13"),
+        smtp_codes=(525,),
+    ),
+    Rule(
+        name="code.user-unknown",
+        source=CODE_REGISTRY,
         row=5,
         verdict=USER_UNKNOWN,
         verdict_if_temporary=UNREACHABLE,
         enhanced_codes=("5.1.1", "5.1.3", "5.1.4", "5.1.6", "5.7.17"),
     ),
     Rule(
+        name="code.invalid-domain",
+        source=CODE_REGISTRY,
         row=7,
         verdict=INVALID_DOMAIN,
         enhanced_codes=("x.1.2", "x.1.10", "x.4.4", "5.7.18"),
         smtp_codes=(556,),
     ),
     Rule(
+        name="code.refused",
+        source=CODE_REGISTRY,
         row=8,
         verdict=REFUSED,
         enhanced_codes=("x.7.*", "x.1.7", "x.1.8", "x.6.*", *TOO_LARGE),
         smtp_codes=(571,),
     ),
     Rule(
+        name="code.unreachable",
+        source=RFC_3463,
         row=9,
         verdict=UNREACHABLE,
         enhanced_codes=("x.4.*", "x.3.*", "x.5.*", "4.*.*"),
@@ -286,8 +399,20 @@ _CODES = (
 )
 
 _VAGUE_VENDOR_CLASSES = (
-    Rule(row=9, verdict=UNREACHABLE, vendor_classes=("transientfailure", "70")),
-    Rule(row=10, verdict=NOT_DEFINED, vendor_classes=("uncategorized", "1", "20", "40")),
+    Rule(
+        name="class.temporary",
+        source=VENDORS,
+        row=9,
+        verdict=UNREACHABLE,
+        vendor_classes=("transientfailure", "70"),
+    ),
+    Rule(
+        name="class.uncategorized",
+        source=VENDORS,
+        row=10,
+        verdict=NOT_DEFINED,
+        vendor_classes=("uncategorized", "1", "20", "40"),
+    ),
 )
 
 RULES: tuple[Rule, ...] = (*_VENDOR_CLASSES, *_TEXTS, *_CODES, *_VAGUE_VENDOR_CLASSES)
