@@ -27,10 +27,12 @@ from delivery_service.api.look_ups import LookUpCalls
 from delivery_service.api.observations import ObservationCalls
 from delivery_service.api.occurrences import OccurrenceCalls
 from delivery_service.api.recipients import RecipientCalls
+from delivery_service.api.requalification import RequalificationCalls
 from delivery_service.api.send_log_changes import SendLogChangeCalls
 from delivery_service.api.send_log_feed import SendLogFeed
 from delivery_service.api.send_logs import SendLogCalls
 from delivery_service.api.servicer import AfterTheSend, Servicer, add_to_server
+from delivery_service.api.undefined_failures import UndefinedFailureCalls
 from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings
 from delivery_service.store.alerts import Alerts
@@ -48,6 +50,7 @@ from delivery_service.store.look_ups import LookUps
 from delivery_service.store.recipients import Recipients
 from delivery_service.store.recurrences import Recurrences
 from delivery_service.store.relay_parts import RelayParts
+from delivery_service.store.requalification import Requalification
 from delivery_service.store.send_logs import SendLogs
 from delivery_service.store.transition_log import TransitionLog
 from delivery_service.workers.alerts import AlertWebhookWorker, AlertWorker
@@ -236,6 +239,7 @@ class App:
             settings.profile_deliveries_scanned_per_page_max,
             settings.long_statement_timeout_seconds,
         )
+        requalification = Requalification(pool, settings.requalification_recipients_per_page)
         servicer = Servicer(
             DeliveryCalls(deliveries, settings, clock, self._wake_workers),
             RecipientCalls(Recipients(pool, settings.recipients_per_delivery_max), settings, clock),
@@ -247,13 +251,23 @@ class App:
                 ExportCalls(deliveries, send_logs, transitions, settings),
                 LookUpCalls(deliveries, look_ups, settings),
                 ExplanationCalls(deliveries, send_logs, explanations, settings, clock),
+                UndefinedFailureCalls(requalification, settings, clock),
             ),
             CommandCalls(deliveries, commands, settings, clock, self._changed),
             OccurrenceCalls(deliveries, recurrences, settings, clock),
             BeforeTheSendCalls(deliveries, before, relay.send_proof, settings, clock, self._changed),
             alert_calls,
         )
-        await self._open_doors(servicer, ObservationCalls(writer, feedback, settings, clock, metrics), registry)
+        observations = ObservationCalls(
+            writer,
+            feedback,
+            requalification,
+            RequalificationCalls(requalification, settings, clock, self._committed),
+            settings,
+            clock,
+            metrics,
+        )
+        await self._open_doors(servicer, observations, registry)
 
     async def _open_doors(
         self, servicer: Servicer, observations: ObservationCalls, registry: CollectorRegistry

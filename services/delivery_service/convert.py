@@ -358,4 +358,5 @@ def timeline_entry_to_pb(row: asyncpg.Record) -> send_log_pb2.TimelineEntry:
         slot=row["slot"],
         revision=row["revision"],
         url=row["url"],
+        correction=row["correction"],
     )

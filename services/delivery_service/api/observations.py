@@ -1,11 +1,13 @@
-"""The Apply stream: FeedbackService pushes batches of observations, and hears of each once it is committed."""
+"""What FeedbackService calls: the Apply stream, by which it pushes batches of observations and hears of each once it is
+committed; and re-qualification."""
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Any, Final
 
 from campaign.delivery.v1 import observation_service_pb2 as pb
+from campaign.delivery.v1 import requalification_pb2
 from campaign.delivery.v1.observation_service_pb2_grpc import ObservationServiceServicer
 from delivery_service.api.columns import (
     Columns,
@@ -14,12 +16,14 @@ from delivery_service.api.columns import (
     read_batch,
     storable_sources,
 )
+from delivery_service.api.requalification import RequalificationCalls
 from delivery_service.api.validation import require_valid, text_violation
 from delivery_service.domain.problems import LimitReached
 from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings
 from delivery_service.store.apply_writer import ApplyWriter, Refused
 from delivery_service.store.feedback import FeedbackStore
+from delivery_service.store.requalification import Requalification
 from service_runtime.clock import Clock
 from service_runtime.problems import InvalidInput
 
@@ -35,10 +39,19 @@ class ObservationCalls(ObservationServiceServicer):
     """Invariant: an ack leaves only after everything in that batch, and all before it, is committed."""
 
     def __init__(
-        self, writer: ApplyWriter, feedback: FeedbackStore, settings: Settings, clock: Clock, metrics: Metrics
+        self,
+        writer: ApplyWriter,
+        feedback: FeedbackStore,
+        requalification: Requalification,
+        requalification_calls: RequalificationCalls,
+        settings: Settings,
+        clock: Clock,
+        metrics: Metrics,
     ) -> None:
         self._writer = writer
         self._feedback = feedback
+        self._requalification = requalification
+        self._requalification_calls = requalification_calls
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
@@ -89,6 +102,26 @@ class ObservationCalls(ObservationServiceServicer):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def ListReportedDeliveries(
+        self, request: requalification_pb2.ListReportedDeliveriesRequest, context: Any
+    ) -> requalification_pb2.ListReportedDeliveriesResponse:
+        return await self._requalification_calls.list_deliveries(request)
+
+    async def FenceRules(
+        self, request: requalification_pb2.FenceRulesRequest, context: Any
+    ) -> requalification_pb2.FenceRulesResponse:
+        return await self._requalification_calls.fence(request)
+
+    async def ListReports(
+        self, request: requalification_pb2.ListReportsRequest, context: Any
+    ) -> requalification_pb2.ListReportsResponse:
+        return await self._requalification_calls.list_reports(request)
+
+    async def CorrectReports(
+        self, request: requalification_pb2.CorrectReportsRequest, context: Any
+    ) -> requalification_pb2.CorrectReportsResponse:
+        return await self._requalification_calls.correct(request)
+
     async def _read(
         self,
         requests: AsyncIterator[pb.ApplyRequest],
@@ -123,6 +156,7 @@ class ObservationCalls(ObservationServiceServicer):
     async def _apply(self, batch: pb.ObservationBatch, columns: Columns) -> list[pb.ObservationRejection]:
         """Commits one batch, and tells what could not be applied."""
         began = self._clock.monotonic()
+        await self._requalification.keep_details(columns.details)
         refused = await self._writer.apply(columns.status) if len(columns.status) else Refused([], [])
         unknown_facts = (
             await self._feedback.apply_tracking(columns.facts, self._clock.now()) if len(columns.facts) else []

@@ -10,6 +10,7 @@ import asyncpg
 from delivery_service.domain.identifiers import slot_of
 from delivery_service.domain.outcome import FailureType, Outcome, Reason
 from delivery_service.domain.problems import DeliveryNotFound, RulesOutdated
+from delivery_service.domain.undefined_failures import UndefinedReport
 from delivery_service.store.queries import query
 
 BEFORE_ALL_RECIPIENTS: Final = -(2**31)
@@ -119,6 +120,13 @@ class Requalification:
                 raise RulesOutdated(rules_version) from error
             changes += [_change(row) for row in rows]
         return changes
+
+    async def undefined_reports(
+        self, delivery_ids: Sequence[int], since: datetime, until: datetime, limit: int
+    ) -> list[UndefinedReport | None]:
+        """Reports of these deliveries in that time that no rules had read, at most `limit`; None: they have since."""
+        rows = await self._pool.fetch(query("undefined_reports"), delivery_ids, since, until, limit)
+        return [None if row["read_since"] else UndefinedReport(*list(row)[:-1]) for row in rows]
 
     async def _slot_count(self, delivery_id: int) -> int:
         slot_count = await self._pool.fetchval(query("slot_count"), delivery_id)

@@ -42,3 +42,32 @@ order by k.recipient, k.event_time;
 
 -- name: correct_slot
 select * from correct_slot($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
+
+-- name: undefined_reports
+-- What is kept of reports that no rule read: of these deliveries in their order, in the time from $2 until $3, $4 at the
+-- most. `read_since`: newer rules have read the report since. One that came by several ways may be among them twice.
+with scanned as materialized (
+    select e.*
+    from unnest($1::bigint[]) with ordinality as d (delivery_id, place)
+    cross join lateral (
+        (select t.delivery_id, t.recipient, t.outcome, t.event_time, t.smtp_code, t.enhanced_code, t.diagnostic,
+            t.attempt, t.rules_version
+        from transition t
+        where t.delivery_id = d.delivery_id and t.reason = 1 and t.failure_type = 1
+            and t.event_time >= $2 and t.event_time < $3)
+        union all
+        (select k.delivery_id, k.recipient, k.outcome, k.event_time, k.smtp_code, k.enhanced_code, k.diagnostic,
+            k.attempt, k.rules_version
+        from late_observation k
+        where k.delivery_id = d.delivery_id and k.reason = 1 and k.failure_type = 1
+            and k.event_time >= $2 and k.event_time < $3)
+    ) e
+    limit $4
+)
+select e.delivery_id, e.recipient, e.outcome, e.event_time, e.smtp_code, e.enhanced_code, e.diagnostic,
+    exists (
+        select from known_reports(e.delivery_id, array[e.recipient]) k
+        where (k.reason <> 1 or k.failure_type <> 1)
+            and (k.outcome, k.event_time, k.smtp_code, k.enhanced_code, k.diagnostic, k.attempt)
+                = (e.outcome, e.event_time, e.smtp_code, e.enhanced_code, e.diagnostic, e.attempt)) as read_since
+from scanned e;
