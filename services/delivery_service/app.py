@@ -9,8 +9,14 @@ from uuid import uuid4
 
 from prometheus_client import CollectorRegistry
 
-from campaign.delivery.v1 import delivery_service_pb2, observation_service_pb2, role_pb2
+from campaign.delivery.v1 import (
+    delivery_service_pb2,
+    observation_service_pb2,
+    requalification_service_pb2,
+    role_pb2,
+)
 from campaign.delivery.v1.observation_service_pb2_grpc import add_ObservationServiceServicer_to_server
+from campaign.delivery.v1.requalification_service_pb2_grpc import add_RequalificationServiceServicer_to_server
 from campaign.mta.v1 import relay_service_pb2
 from campaign.mta.v1.relay_service_pb2_grpc import RelayServiceStub
 from delivery_service.api.alerts import AlertCalls
@@ -77,6 +83,7 @@ from service_runtime.tasks import BackgroundTasks
 
 _DELIVERY_SERVICE = delivery_service_pb2.DESCRIPTOR.services_by_name["DeliveryService"]
 _OBSERVATION_SERVICE = observation_service_pb2.DESCRIPTOR.services_by_name["ObservationService"]
+_REQUALIFICATION_SERVICE = requalification_service_pb2.DESCRIPTOR.services_by_name["RequalificationService"]
 _ROLE_PREFIX = "ROLE_"
 IMPLIED_ROLES = {
     "start-deliveries": frozenset({"prepare-deliveries"}),
@@ -258,19 +265,19 @@ class App:
             BeforeTheSendCalls(deliveries, before, relay.send_proof, settings, clock, self._changed),
             alert_calls,
         )
-        observations = ObservationCalls(
-            writer,
-            feedback,
-            requalification,
+        await self._open_doors(
+            servicer,
+            ObservationCalls(writer, feedback, requalification, settings, clock, metrics),
             RequalificationCalls(requalification, settings, clock, self._committed),
-            settings,
-            clock,
-            metrics,
+            registry,
         )
-        await self._open_doors(servicer, observations, registry)
 
     async def _open_doors(
-        self, servicer: Servicer, observations: ObservationCalls, registry: CollectorRegistry
+        self,
+        servicer: Servicer,
+        observations: ObservationCalls,
+        requalification: RequalificationCalls,
+        registry: CollectorRegistry,
     ) -> None:
         """Serves callers and operators; the last step of the start."""
         settings = self._settings
@@ -281,6 +288,10 @@ class App:
         server.add_service(
             _OBSERVATION_SERVICE.full_name,
             lambda grpc_server: add_ObservationServiceServicer_to_server(observations, grpc_server),
+        )
+        server.add_service(
+            _REQUALIFICATION_SERVICE.full_name,
+            lambda grpc_server: add_RequalificationServiceServicer_to_server(requalification, grpc_server),
         )
         host, _, port = settings.listen.rpartition(":")
         await server.start(host, int(port))
@@ -314,7 +325,7 @@ class App:
 def access_policy() -> AccessPolicy:
     """Who may call what, as the contract says."""
     required: dict[str, frozenset[str]] = {}
-    for descriptor in (_DELIVERY_SERVICE, _OBSERVATION_SERVICE):
+    for descriptor in (_DELIVERY_SERVICE, _OBSERVATION_SERVICE, _REQUALIFICATION_SERVICE):
         required |= required_roles(descriptor, role_pb2.required_role, role_name)
     return AccessPolicy(required, IMPLIED_ROLES)
 

@@ -1,13 +1,11 @@
-"""What FeedbackService calls: the Apply stream, by which it pushes batches of observations and hears of each once it is
-committed; and re-qualification."""
+"""The Apply stream: FeedbackService pushes batches of observations, and hears of each once it is committed."""
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Final
 
 from campaign.delivery.v1 import observation_service_pb2 as pb
-from campaign.delivery.v1 import requalification_pb2
 from campaign.delivery.v1.observation_service_pb2_grpc import ObservationServiceServicer
 from delivery_service.api.columns import (
     Columns,
@@ -16,7 +14,6 @@ from delivery_service.api.columns import (
     read_batch,
     storable_sources,
 )
-from delivery_service.api.requalification import RequalificationCalls
 from delivery_service.api.validation import require_valid, text_violation
 from delivery_service.domain.problems import LimitReached
 from delivery_service.metrics import Metrics
@@ -43,7 +40,6 @@ class ObservationCalls(ObservationServiceServicer):
         writer: ApplyWriter,
         feedback: FeedbackStore,
         requalification: Requalification,
-        requalification_calls: RequalificationCalls,
         settings: Settings,
         clock: Clock,
         metrics: Metrics,
@@ -51,7 +47,6 @@ class ObservationCalls(ObservationServiceServicer):
         self._writer = writer
         self._feedback = feedback
         self._requalification = requalification
-        self._requalification_calls = requalification_calls
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
@@ -101,26 +96,6 @@ class ObservationCalls(ObservationServiceServicer):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def ListReportedDeliveries(
-        self, request: requalification_pb2.ListReportedDeliveriesRequest, context: Any
-    ) -> requalification_pb2.ListReportedDeliveriesResponse:
-        return await self._requalification_calls.list_deliveries(request)
-
-    async def FenceRules(
-        self, request: requalification_pb2.FenceRulesRequest, context: Any
-    ) -> requalification_pb2.FenceRulesResponse:
-        return await self._requalification_calls.fence(request)
-
-    async def ListReports(
-        self, request: requalification_pb2.ListReportsRequest, context: Any
-    ) -> requalification_pb2.ListReportsResponse:
-        return await self._requalification_calls.list_reports(request)
-
-    async def CorrectReports(
-        self, request: requalification_pb2.CorrectReportsRequest, context: Any
-    ) -> requalification_pb2.CorrectReportsResponse:
-        return await self._requalification_calls.correct(request)
 
     async def _read(
         self,

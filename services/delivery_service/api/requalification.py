@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from campaign.delivery.v1 import requalification_pb2 as pb
+from campaign.delivery.v1 import requalification_service_pb2 as pb
 from campaign.delivery.v1 import send_log_pb2
+from campaign.delivery.v1.requalification_service_pb2_grpc import RequalificationServiceServicer
 from delivery_service.api.columns import (
     ATTEMPT_MAX,
     DIAGNOSTIC_CHARACTERS_MAX,
@@ -37,8 +38,8 @@ _REPORT_OVERHEAD_BYTES: Final = 60
 """About what a report takes beside its texts."""
 
 
-class RequalificationCalls:
-    """Every correction goes through `correct`; who asks is FeedbackService."""
+class RequalificationCalls(RequalificationServiceServicer):
+    """Every correction goes through CorrectReports; who asks is FeedbackService."""
 
     def __init__(
         self, store: Requalification, settings: Settings, clock: Clock, changed: Callable[[Iterable[int]], None]
@@ -49,7 +50,9 @@ class RequalificationCalls:
         self._clock = clock
         self._changed = changed
 
-    async def list_deliveries(self, request: pb.ListReportedDeliveriesRequest) -> pb.ListReportedDeliveriesResponse:
+    async def ListReportedDeliveries(
+        self, request: pb.ListReportedDeliveriesRequest, context: Any
+    ) -> pb.ListReportedDeliveriesResponse:
         since, until = time_range(request.since_time, request.until_time)
         size = page_size_of(request.page_size, self._settings.page_size_default, self._settings.page_size_max)
         found = await self._store.deliveries(place_of(request.page_token, FIRST_PAGE), since, until, size)
@@ -57,11 +60,11 @@ class RequalificationCalls:
             delivery_ids=map(str, found), next_page_token=page_token(found[-1]) if len(found) == size else ""
         )
 
-    async def fence(self, request: pb.FenceRulesRequest) -> pb.FenceRulesResponse:
+    async def FenceRules(self, request: pb.FenceRulesRequest, context: Any) -> pb.FenceRulesResponse:
         await self._store.fence(delivery_id_of(request.delivery_id), _rules_version(request.rules_version))
         return pb.FenceRulesResponse()
 
-    async def list_reports(self, request: pb.ListReportsRequest) -> pb.ListReportsResponse:
+    async def ListReports(self, request: pb.ListReportsRequest, context: Any) -> pb.ListReportsResponse:
         delivery_id, rules_version = delivery_id_of(request.delivery_id), _rules_version(request.rules_version)
         since, until = time_range(request.since_time, request.until_time)
         after = place_of(request.page_token, BEFORE_ALL_RECIPIENTS)
@@ -75,7 +78,7 @@ class RequalificationCalls:
             next_page_token=page_token(next_after) if next_after is not None else "",
         )
 
-    async def correct(self, request: pb.CorrectReportsRequest) -> pb.CorrectReportsResponse:
+    async def CorrectReports(self, request: pb.CorrectReportsRequest, context: Any) -> pb.CorrectReportsResponse:
         delivery_id, rules_version = delivery_id_of(request.delivery_id), _rules_version(request.rules_version)
         limit = self._settings.apply_batch_size_max
         if not 0 < len(request.reports) <= limit:

@@ -4,7 +4,6 @@ import grpc
 import warnings
 
 from campaign.delivery.v1 import observation_service_pb2 as campaign_dot_delivery_dot_v1_dot_observation__service__pb2
-from campaign.delivery.v1 import requalification_pb2 as campaign_dot_delivery_dot_v1_dot_requalification__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -41,26 +40,6 @@ class ObservationServiceStub:
                 request_serializer=campaign_dot_delivery_dot_v1_dot_observation__service__pb2.ApplyRequest.SerializeToString,
                 response_deserializer=campaign_dot_delivery_dot_v1_dot_observation__service__pb2.ApplyResponse.FromString,
                 _registered_method=True)
-        self.ListReportedDeliveries = channel.unary_unary(
-                '/campaign.delivery.v1.ObservationService/ListReportedDeliveries',
-                request_serializer=campaign_dot_delivery_dot_v1_dot_requalification__pb2.ListReportedDeliveriesRequest.SerializeToString,
-                response_deserializer=campaign_dot_delivery_dot_v1_dot_requalification__pb2.ListReportedDeliveriesResponse.FromString,
-                _registered_method=True)
-        self.FenceRules = channel.unary_unary(
-                '/campaign.delivery.v1.ObservationService/FenceRules',
-                request_serializer=campaign_dot_delivery_dot_v1_dot_requalification__pb2.FenceRulesRequest.SerializeToString,
-                response_deserializer=campaign_dot_delivery_dot_v1_dot_requalification__pb2.FenceRulesResponse.FromString,
-                _registered_method=True)
-        self.ListReports = channel.unary_unary(
-                '/campaign.delivery.v1.ObservationService/ListReports',
-                request_serializer=campaign_dot_delivery_dot_v1_dot_requalification__pb2.ListReportsRequest.SerializeToString,
-                response_deserializer=campaign_dot_delivery_dot_v1_dot_requalification__pb2.ListReportsResponse.FromString,
-                _registered_method=True)
-        self.CorrectReports = channel.unary_unary(
-                '/campaign.delivery.v1.ObservationService/CorrectReports',
-                request_serializer=campaign_dot_delivery_dot_v1_dot_requalification__pb2.CorrectReportsRequest.SerializeToString,
-                response_deserializer=campaign_dot_delivery_dot_v1_dot_requalification__pb2.CorrectReportsResponse.FromString,
-                _registered_method=True)
 
 
 class ObservationServiceServicer:
@@ -85,38 +64,6 @@ class ObservationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListReportedDeliveries(self, request, context):
-        """Lists deliveries that may have been reported on in a time, newest first. Errors: INVALID_ARGUMENT/INVALID_FIELD.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def FenceRules(self, request, context):
-        """From its commit on, a delivery takes nothing that rules older than these have read. Errors:
-        NOT_FOUND/DELIVERY_NOT_FOUND; FAILED_PRECONDITION/RULES_OUTDATED (it is fenced by newer rules already).
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ListReports(self, request, context):
-        """Lists the failures reported about those recipients of a delivery that had one in a time, page after page by
-        recipient. Errors: NOT_FOUND/DELIVERY_NOT_FOUND.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def CorrectReports(self, request, context):
-        """Corrects how reports count; each slot of the delivery in one transaction. What was reported meanwhile is taken into
-        account, what newer rules have read is left alone, and a repetition changes nothing. Errors: NOT_FOUND/
-        DELIVERY_NOT_FOUND; FAILED_PRECONDITION/RULES_OUTDATED.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_ObservationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -124,26 +71,6 @@ def add_ObservationServiceServicer_to_server(servicer, server):
                     servicer.Apply,
                     request_deserializer=campaign_dot_delivery_dot_v1_dot_observation__service__pb2.ApplyRequest.FromString,
                     response_serializer=campaign_dot_delivery_dot_v1_dot_observation__service__pb2.ApplyResponse.SerializeToString,
-            ),
-            'ListReportedDeliveries': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListReportedDeliveries,
-                    request_deserializer=campaign_dot_delivery_dot_v1_dot_requalification__pb2.ListReportedDeliveriesRequest.FromString,
-                    response_serializer=campaign_dot_delivery_dot_v1_dot_requalification__pb2.ListReportedDeliveriesResponse.SerializeToString,
-            ),
-            'FenceRules': grpc.unary_unary_rpc_method_handler(
-                    servicer.FenceRules,
-                    request_deserializer=campaign_dot_delivery_dot_v1_dot_requalification__pb2.FenceRulesRequest.FromString,
-                    response_serializer=campaign_dot_delivery_dot_v1_dot_requalification__pb2.FenceRulesResponse.SerializeToString,
-            ),
-            'ListReports': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListReports,
-                    request_deserializer=campaign_dot_delivery_dot_v1_dot_requalification__pb2.ListReportsRequest.FromString,
-                    response_serializer=campaign_dot_delivery_dot_v1_dot_requalification__pb2.ListReportsResponse.SerializeToString,
-            ),
-            'CorrectReports': grpc.unary_unary_rpc_method_handler(
-                    servicer.CorrectReports,
-                    request_deserializer=campaign_dot_delivery_dot_v1_dot_requalification__pb2.CorrectReportsRequest.FromString,
-                    response_serializer=campaign_dot_delivery_dot_v1_dot_requalification__pb2.CorrectReportsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -174,114 +101,6 @@ class ObservationService:
             '/campaign.delivery.v1.ObservationService/Apply',
             campaign_dot_delivery_dot_v1_dot_observation__service__pb2.ApplyRequest.SerializeToString,
             campaign_dot_delivery_dot_v1_dot_observation__service__pb2.ApplyResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ListReportedDeliveries(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/campaign.delivery.v1.ObservationService/ListReportedDeliveries',
-            campaign_dot_delivery_dot_v1_dot_requalification__pb2.ListReportedDeliveriesRequest.SerializeToString,
-            campaign_dot_delivery_dot_v1_dot_requalification__pb2.ListReportedDeliveriesResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def FenceRules(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/campaign.delivery.v1.ObservationService/FenceRules',
-            campaign_dot_delivery_dot_v1_dot_requalification__pb2.FenceRulesRequest.SerializeToString,
-            campaign_dot_delivery_dot_v1_dot_requalification__pb2.FenceRulesResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ListReports(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/campaign.delivery.v1.ObservationService/ListReports',
-            campaign_dot_delivery_dot_v1_dot_requalification__pb2.ListReportsRequest.SerializeToString,
-            campaign_dot_delivery_dot_v1_dot_requalification__pb2.ListReportsResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def CorrectReports(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/campaign.delivery.v1.ObservationService/CorrectReports',
-            campaign_dot_delivery_dot_v1_dot_requalification__pb2.CorrectReportsRequest.SerializeToString,
-            campaign_dot_delivery_dot_v1_dot_requalification__pb2.CorrectReportsResponse.FromString,
             options,
             channel_credentials,
             insecure,

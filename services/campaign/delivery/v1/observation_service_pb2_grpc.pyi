@@ -4,7 +4,6 @@ isort:skip_file
 Internal: how FeedbackService pushes what MTAs reported to DeliveryService."""
 
 from campaign.delivery.v1 import observation_service_pb2 as _observation_service_pb2
-from campaign.delivery.v1 import requalification_pb2 as _requalification_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
@@ -31,21 +30,6 @@ class ObservationServiceStub:
     of that batch is acked, so whoever sent it sends it again to a replica with the newer rules), UNAVAILABLE (database
     away, or shutting down: reopen and resend).
     """
-    ListReportedDeliveries: _aio.UnaryUnaryMultiCallable[_requalification_pb2.ListReportedDeliveriesRequest, _requalification_pb2.ListReportedDeliveriesResponse]
-    """Lists deliveries that may have been reported on in a time, newest first. Errors: INVALID_ARGUMENT/INVALID_FIELD."""
-    FenceRules: _aio.UnaryUnaryMultiCallable[_requalification_pb2.FenceRulesRequest, _requalification_pb2.FenceRulesResponse]
-    """From its commit on, a delivery takes nothing that rules older than these have read. Errors:
-    NOT_FOUND/DELIVERY_NOT_FOUND; FAILED_PRECONDITION/RULES_OUTDATED (it is fenced by newer rules already).
-    """
-    ListReports: _aio.UnaryUnaryMultiCallable[_requalification_pb2.ListReportsRequest, _requalification_pb2.ListReportsResponse]
-    """Lists the failures reported about those recipients of a delivery that had one in a time, page after page by
-    recipient. Errors: NOT_FOUND/DELIVERY_NOT_FOUND.
-    """
-    CorrectReports: _aio.UnaryUnaryMultiCallable[_requalification_pb2.CorrectReportsRequest, _requalification_pb2.CorrectReportsResponse]
-    """Corrects how reports count; each slot of the delivery in one transaction. What was reported meanwhile is taken into
-    account, what newer rules have read is left alone, and a repetition changes nothing. Errors: NOT_FOUND/
-    DELIVERY_NOT_FOUND; FAILED_PRECONDITION/RULES_OUTDATED.
-    """
 
 class ObservationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes observations (qualified MTA events) and applies them to the send logs."""
@@ -68,45 +52,6 @@ class ObservationServiceServicer(metaclass=_abc_1.ABCMeta):
         of order), FAILED_PRECONDITION/RULES_OUTDATED (a delivery was re-qualified by newer rules than a batch's: nothing
         of that batch is acked, so whoever sent it sends it again to a replica with the newer rules), UNAVAILABLE (database
         away, or shutting down: reopen and resend).
-        """
-
-    @_abc_1.abstractmethod
-    def ListReportedDeliveries(
-        self,
-        request: _requalification_pb2.ListReportedDeliveriesRequest,
-        context: _aio.ServicerContext[_requalification_pb2.ListReportedDeliveriesRequest, _abc.Awaitable[_requalification_pb2.ListReportedDeliveriesResponse]],
-    ) -> _abc.Awaitable[_requalification_pb2.ListReportedDeliveriesResponse]:
-        """Lists deliveries that may have been reported on in a time, newest first. Errors: INVALID_ARGUMENT/INVALID_FIELD."""
-
-    @_abc_1.abstractmethod
-    def FenceRules(
-        self,
-        request: _requalification_pb2.FenceRulesRequest,
-        context: _aio.ServicerContext[_requalification_pb2.FenceRulesRequest, _abc.Awaitable[_requalification_pb2.FenceRulesResponse]],
-    ) -> _abc.Awaitable[_requalification_pb2.FenceRulesResponse]:
-        """From its commit on, a delivery takes nothing that rules older than these have read. Errors:
-        NOT_FOUND/DELIVERY_NOT_FOUND; FAILED_PRECONDITION/RULES_OUTDATED (it is fenced by newer rules already).
-        """
-
-    @_abc_1.abstractmethod
-    def ListReports(
-        self,
-        request: _requalification_pb2.ListReportsRequest,
-        context: _aio.ServicerContext[_requalification_pb2.ListReportsRequest, _abc.Awaitable[_requalification_pb2.ListReportsResponse]],
-    ) -> _abc.Awaitable[_requalification_pb2.ListReportsResponse]:
-        """Lists the failures reported about those recipients of a delivery that had one in a time, page after page by
-        recipient. Errors: NOT_FOUND/DELIVERY_NOT_FOUND.
-        """
-
-    @_abc_1.abstractmethod
-    def CorrectReports(
-        self,
-        request: _requalification_pb2.CorrectReportsRequest,
-        context: _aio.ServicerContext[_requalification_pb2.CorrectReportsRequest, _abc.Awaitable[_requalification_pb2.CorrectReportsResponse]],
-    ) -> _abc.Awaitable[_requalification_pb2.CorrectReportsResponse]:
-        """Corrects how reports count; each slot of the delivery in one transaction. What was reported meanwhile is taken into
-        account, what newer rules have read is left alone, and a repetition changes nothing. Errors: NOT_FOUND/
-        DELIVERY_NOT_FOUND; FAILED_PRECONDITION/RULES_OUTDATED.
         """
 
 def add_ObservationServiceServicer_to_server(servicer: ObservationServiceServicer, server: _aio.Server) -> None: ...

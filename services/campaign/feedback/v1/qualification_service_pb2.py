@@ -22,14 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from campaign.delivery.v1 import requalification_pb2 as campaign_dot_delivery_dot_v1_dot_requalification__pb2
+from campaign.delivery.v1 import requalification_service_pb2 as campaign_dot_delivery_dot_v1_dot_requalification__service__pb2
 from campaign.delivery.v1 import role_pb2 as campaign_dot_delivery_dot_v1_dot_role__pb2
 from campaign.delivery.v1 import send_log_pb2 as campaign_dot_delivery_dot_v1_dot_send__log__pb2
 from campaign.feedback.v1 import feedback_service_pb2 as campaign_dot_feedback_dot_v1_dot_feedback__service__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0campaign/feedback/v1/qualification_service.proto\x12\x14\x63\x61mpaign.feedback.v1\x1a*campaign/delivery/v1/requalification.proto\x1a\x1f\x63\x61mpaign/delivery/v1/role.proto\x1a#campaign/delivery/v1/send_log.proto\x1a+campaign/feedback/v1/feedback_service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10ListRulesRequest\"b\n\x11ListRulesResponse\x12\x15\n\rrules_version\x18\x01 \x01(\x05\x12\x36\n\x05rules\x18\x02 \x03(\x0b\x32\'.campaign.feedback.v1.QualificationRule\"\xbe\x03\n\x11QualificationRule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x37\n\x0c\x66\x61ilure_type\x18\x03 \x01(\x0e\x32!.campaign.delivery.v1.FailureType\x12,\n\x06reason\x18\x04 \x01(\x0e\x32\x1c.campaign.delivery.v1.Reason\x12\x44\n\x19\x66\x61ilure_type_if_temporary\x18\x05 \x01(\x0e\x32!.campaign.delivery.v1.FailureType\x12\x39\n\x13reason_if_temporary\x18\x06 \x01(\x0e\x32\x1c.campaign.delivery.v1.Reason\x12\x31\n\x05kinds\x18\x07 \x03(\x0e\x32\".campaign.feedback.v1.MtaEventKind\x12\x16\n\x0evendor_classes\x18\x08 \x03(\t\x12\r\n\x05texts\x18\t \x03(\t\x12\x12\n\nsmtp_codes\x18\n \x03(\t\x12\x16\n\x0e\x65nhanced_codes\x18\x0b \x03(\t\x12\x1d\n\x15\x65xcept_enhanced_codes\x18\x0c \x03(\t\"\x96\x01\n\x0eQualifyRequest\x12\x30\n\x04kind\x18\x01 \x01(\x0e\x32\".campaign.feedback.v1.MtaEventKind\x12\x11\n\tsmtp_code\x18\x02 \x01(\x05\x12\x15\n\renhanced_code\x18\x03 \x01(\t\x12\x12\n\ndiagnostic\x18\x04 \x01(\t\x12\x14\n\x0cvendor_class\x18\x05 \x01(\t\"\xad\x01\n\x0fQualifyResponse\x12\x37\n\x0c\x66\x61ilure_type\x18\x01 \x01(\x0e\x32!.campaign.delivery.v1.FailureType\x12,\n\x06reason\x18\x02 \x01(\x0e\x32\x1c.campaign.delivery.v1.Reason\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x15\n\rrules_version\x18\x05 \x01(\x05\"\x9f\x01\n\x10RequalifyRequest\x12.\n\nsince_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nuntil_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x64\x65livery_ids\x18\x03 \x03(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\xa1\x01\n\x11RequalifyResponse\x12\x41\n\x08progress\x18\x01 \x01(\x0b\x32-.campaign.feedback.v1.RequalificationProgressH\x00\x12=\n\x06result\x18\x02 \x01(\x0b\x32+.campaign.feedback.v1.RequalificationResultH\x00\x42\n\n\x08response\"S\n\x17RequalificationProgress\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x12\n\ndeliveries\x18\x02 \x01(\x03\x12\x0f\n\x07reports\x18\x03 \x01(\x03\"\xbd\x01\n\x15RequalificationResult\x12\x15\n\rrules_version\x18\x01 \x01(\x05\x12\x12\n\ndeliveries\x18\x02 \x01(\x03\x12\x0f\n\x07reports\x18\x03 \x01(\x03\x12:\n\x07\x63hanges\x18\x04 \x03(\x0b\x32).campaign.delivery.v1.QualificationChange\x12,\n\x05rules\x18\x05 \x03(\x0b\x32\x1d.campaign.feedback.v1.RuleUse\"(\n\x07RuleUse\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0f\n\x07reports\x18\x02 \x01(\x03\x32\xc4\x02\n\x14QualificationService\x12\x65\n\tListRules\x12&.campaign.feedback.v1.ListRulesRequest\x1a\'.campaign.feedback.v1.ListRulesResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12_\n\x07Qualify\x12$.campaign.feedback.v1.QualifyRequest\x1a%.campaign.feedback.v1.QualifyResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12\x64\n\tRequalify\x12&.campaign.feedback.v1.RequalifyRequest\x1a\'.campaign.feedback.v1.RequalifyResponse\"\x04\xa8\xbb\x18\x06\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0campaign/feedback/v1/qualification_service.proto\x12\x14\x63\x61mpaign.feedback.v1\x1a\x32\x63\x61mpaign/delivery/v1/requalification_service.proto\x1a\x1f\x63\x61mpaign/delivery/v1/role.proto\x1a#campaign/delivery/v1/send_log.proto\x1a+campaign/feedback/v1/feedback_service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10ListRulesRequest\"b\n\x11ListRulesResponse\x12\x15\n\rrules_version\x18\x01 \x01(\x05\x12\x36\n\x05rules\x18\x02 \x03(\x0b\x32\'.campaign.feedback.v1.QualificationRule\"\xbe\x03\n\x11QualificationRule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x37\n\x0c\x66\x61ilure_type\x18\x03 \x01(\x0e\x32!.campaign.delivery.v1.FailureType\x12,\n\x06reason\x18\x04 \x01(\x0e\x32\x1c.campaign.delivery.v1.Reason\x12\x44\n\x19\x66\x61ilure_type_if_temporary\x18\x05 \x01(\x0e\x32!.campaign.delivery.v1.FailureType\x12\x39\n\x13reason_if_temporary\x18\x06 \x01(\x0e\x32\x1c.campaign.delivery.v1.Reason\x12\x31\n\x05kinds\x18\x07 \x03(\x0e\x32\".campaign.feedback.v1.MtaEventKind\x12\x16\n\x0evendor_classes\x18\x08 \x03(\t\x12\r\n\x05texts\x18\t \x03(\t\x12\x12\n\nsmtp_codes\x18\n \x03(\t\x12\x16\n\x0e\x65nhanced_codes\x18\x0b \x03(\t\x12\x1d\n\x15\x65xcept_enhanced_codes\x18\x0c \x03(\t\"\x96\x01\n\x0eQualifyRequest\x12\x30\n\x04kind\x18\x01 \x01(\x0e\x32\".campaign.feedback.v1.MtaEventKind\x12\x11\n\tsmtp_code\x18\x02 \x01(\x05\x12\x15\n\renhanced_code\x18\x03 \x01(\t\x12\x12\n\ndiagnostic\x18\x04 \x01(\t\x12\x14\n\x0cvendor_class\x18\x05 \x01(\t\"\xad\x01\n\x0fQualifyResponse\x12\x37\n\x0c\x66\x61ilure_type\x18\x01 \x01(\x0e\x32!.campaign.delivery.v1.FailureType\x12,\n\x06reason\x18\x02 \x01(\x0e\x32\x1c.campaign.delivery.v1.Reason\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x15\n\rrules_version\x18\x05 \x01(\x05\"\x9f\x01\n\x10RequalifyRequest\x12.\n\nsince_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nuntil_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x64\x65livery_ids\x18\x03 \x03(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\xa1\x01\n\x11RequalifyResponse\x12\x41\n\x08progress\x18\x01 \x01(\x0b\x32-.campaign.feedback.v1.RequalificationProgressH\x00\x12=\n\x06result\x18\x02 \x01(\x0b\x32+.campaign.feedback.v1.RequalificationResultH\x00\x42\n\n\x08response\"S\n\x17RequalificationProgress\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x12\n\ndeliveries\x18\x02 \x01(\x03\x12\x0f\n\x07reports\x18\x03 \x01(\x03\"\xbd\x01\n\x15RequalificationResult\x12\x15\n\rrules_version\x18\x01 \x01(\x05\x12\x12\n\ndeliveries\x18\x02 \x01(\x03\x12\x0f\n\x07reports\x18\x03 \x01(\x03\x12:\n\x07\x63hanges\x18\x04 \x03(\x0b\x32).campaign.delivery.v1.QualificationChange\x12,\n\x05rules\x18\x05 \x03(\x0b\x32\x1d.campaign.feedback.v1.RuleUse\"(\n\x07RuleUse\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0f\n\x07reports\x18\x02 \x01(\x03\x32\xc4\x02\n\x14QualificationService\x12\x65\n\tListRules\x12&.campaign.feedback.v1.ListRulesRequest\x1a\'.campaign.feedback.v1.ListRulesResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12_\n\x07Qualify\x12$.campaign.feedback.v1.QualifyRequest\x1a%.campaign.feedback.v1.QualifyResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12\x64\n\tRequalify\x12&.campaign.feedback.v1.RequalifyRequest\x1a\'.campaign.feedback.v1.RequalifyResponse\"\x04\xa8\xbb\x18\x06\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,26 +42,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUALIFICATIONSERVICE'].methods_by_name['Qualify']._serialized_options = b'\220\002\001\250\273\030\001'
   _globals['_QUALIFICATIONSERVICE'].methods_by_name['Requalify']._loaded_options = None
   _globals['_QUALIFICATIONSERVICE'].methods_by_name['Requalify']._serialized_options = b'\250\273\030\006'
-  _globals['_LISTRULESREQUEST']._serialized_start=266
-  _globals['_LISTRULESREQUEST']._serialized_end=284
-  _globals['_LISTRULESRESPONSE']._serialized_start=286
-  _globals['_LISTRULESRESPONSE']._serialized_end=384
-  _globals['_QUALIFICATIONRULE']._serialized_start=387
-  _globals['_QUALIFICATIONRULE']._serialized_end=833
-  _globals['_QUALIFYREQUEST']._serialized_start=836
-  _globals['_QUALIFYREQUEST']._serialized_end=986
-  _globals['_QUALIFYRESPONSE']._serialized_start=989
-  _globals['_QUALIFYRESPONSE']._serialized_end=1162
-  _globals['_REQUALIFYREQUEST']._serialized_start=1165
-  _globals['_REQUALIFYREQUEST']._serialized_end=1324
-  _globals['_REQUALIFYRESPONSE']._serialized_start=1327
-  _globals['_REQUALIFYRESPONSE']._serialized_end=1488
-  _globals['_REQUALIFICATIONPROGRESS']._serialized_start=1490
-  _globals['_REQUALIFICATIONPROGRESS']._serialized_end=1573
-  _globals['_REQUALIFICATIONRESULT']._serialized_start=1576
-  _globals['_REQUALIFICATIONRESULT']._serialized_end=1765
-  _globals['_RULEUSE']._serialized_start=1767
-  _globals['_RULEUSE']._serialized_end=1807
-  _globals['_QUALIFICATIONSERVICE']._serialized_start=1810
-  _globals['_QUALIFICATIONSERVICE']._serialized_end=2134
+  _globals['_LISTRULESREQUEST']._serialized_start=274
+  _globals['_LISTRULESREQUEST']._serialized_end=292
+  _globals['_LISTRULESRESPONSE']._serialized_start=294
+  _globals['_LISTRULESRESPONSE']._serialized_end=392
+  _globals['_QUALIFICATIONRULE']._serialized_start=395
+  _globals['_QUALIFICATIONRULE']._serialized_end=841
+  _globals['_QUALIFYREQUEST']._serialized_start=844
+  _globals['_QUALIFYREQUEST']._serialized_end=994
+  _globals['_QUALIFYRESPONSE']._serialized_start=997
+  _globals['_QUALIFYRESPONSE']._serialized_end=1170
+  _globals['_REQUALIFYREQUEST']._serialized_start=1173
+  _globals['_REQUALIFYREQUEST']._serialized_end=1332
+  _globals['_REQUALIFYRESPONSE']._serialized_start=1335
+  _globals['_REQUALIFYRESPONSE']._serialized_end=1496
+  _globals['_REQUALIFICATIONPROGRESS']._serialized_start=1498
+  _globals['_REQUALIFICATIONPROGRESS']._serialized_end=1581
+  _globals['_REQUALIFICATIONRESULT']._serialized_start=1584
+  _globals['_REQUALIFICATIONRESULT']._serialized_end=1773
+  _globals['_RULEUSE']._serialized_start=1775
+  _globals['_RULEUSE']._serialized_end=1815
+  _globals['_QUALIFICATIONSERVICE']._serialized_start=1818
+  _globals['_QUALIFICATIONSERVICE']._serialized_end=2142
 # @@protoc_insertion_point(module_scope)

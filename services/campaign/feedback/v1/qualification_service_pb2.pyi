@@ -3,7 +3,7 @@
 isort:skip_file
 The qualification rules: what they are, what they say of a text, and reading again what older ones have read."""
 
-from campaign.delivery.v1 import requalification_pb2 as _requalification_pb2
+from campaign.delivery.v1 import requalification_service_pb2 as _requalification_service_pb2
 from campaign.delivery.v1 import send_log_pb2 as _send_log_pb2
 from campaign.feedback.v1 import feedback_service_pb2 as _feedback_service_pb2
 from collections import abc as _abc
@@ -341,7 +341,7 @@ class RequalificationResult(_message.Message):
     reports: _builtins.int
     """How many reports it read."""
     @_builtins.property
-    def changes(self) -> _containers.RepeatedCompositeFieldContainer[_requalification_pb2.QualificationChange]:
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[_requalification_service_pb2.QualificationChange]:
         """What has changed, most send logs first."""
 
     @_builtins.property
@@ -354,7 +354,7 @@ class RequalificationResult(_message.Message):
         rules_version: _builtins.int = ...,
         deliveries: _builtins.int = ...,
         reports: _builtins.int = ...,
-        changes: _abc.Iterable[_requalification_pb2.QualificationChange] | None = ...,
+        changes: _abc.Iterable[_requalification_service_pb2.QualificationChange] | None = ...,
         rules: _abc.Iterable[Global___RuleUse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
