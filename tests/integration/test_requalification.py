@@ -1,6 +1,8 @@
 """Re-qualification through both services: a real FeedbackService, with its rules, before a real DeliveryService."""
 
 import asyncio
+import json
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -495,3 +497,44 @@ async def test_the_rules_are_listed_and_tried_with_their_source(both: Both) -> N
     told = await QualificationServiceStub(both.feedback.channel("start-deliveries")).Qualify(request)
     assert (told.failure_type, told.reason, told.rule) == (SOFT, REASON_MAILBOX_FULL, "text.mailbox-full")
     assert (told.source, told.rules_version) == (REPLIES_SEEN, RULES_VERSION)
+
+
+async def test_the_commands_try_list_and_requalify(both: Both) -> None:
+    delivery_id = await both.delivery.sent(2)
+    await both.delivery.apply(bounced(delivery_id, 1, "550 user unknown"), bounced(delivery_id, 2, "odd <a@b.example>"))
+    token_file = both.folder / "person.token"
+    token_file.write_text(both.delivery.keys.sign("person", ["start-deliveries", "administration"]))
+    delivery = ("--target", both.delivery.target, "--token-file", str(token_file))
+    feedback = ("--target", both.feedback.app.address, "--token-file", str(token_file))
+    time = ("--since", "2027-01-15", "--until", "2027-01-16T12:00")
+
+    listed = json.loads((await _campaign("undefined", *time, *delivery, "--json")).splitlines()[0])
+    assert (listed["count"], listed["example_delivery_id"]) == ("1", delivery_id)
+    assert "user unknown" in await _campaign("undefined", *time, *delivery, "--delivery", delivery_id)
+    assert "RFC 3463" in await _campaign("rules", *feedback)
+    explained = await _campaign(
+        "explain", delivery_id, "1", "--rules", "--feedback-target", both.feedback.app.address, *delivery
+    )
+    assert f"text.user-unknown (version {RULES_VERSION}): hard: user unknown" in " ".join(explained.split())
+
+    dry = await _campaign("requalify", *time, *feedback, "--dry-run")
+    assert "What would change:" in dry
+    assert (await both.failure(delivery_id, 1))[1:] == (SOFT, NOT_DEFINED)
+    told = json.loads(await _campaign("requalify", *time, *feedback, "--yes", "--json"))
+    assert [change["send_logs"] for change in told["changes"]] == ["1"]
+    assert (await both.failure(delivery_id, 1))[1:] == (HARD, REASON_USER_UNKNOWN)
+    assert "Nothing has changed." in await _campaign("requalify", *time, *feedback, "--yes")
+    refusal = await _campaign("requalify", "--since", "tomorrow", *feedback, status=2)
+    assert "'tomorrow' is no time" in refusal
+
+
+async def _campaign(*arguments: str, status: int = 0) -> str:
+    """What the command prints."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "campaign_cli", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output = (await process.communicate())[0].decode()
+    assert process.returncode == status, output
+    return output
