@@ -177,3 +177,20 @@ def test_what_decides_is_the_first_field_that_differs() -> None:
     assert decided_by(one, one._replace(event_time_us=9, reason=9)) is DecidedBy.EVENT_TIME
     assert decided_by(one, one._replace(attempt=2)) is DecidedBy.DETAIL
     assert decided_by(one, one) is DecidedBy.NOTHING
+
+
+def test_a_correction_says_how_a_report_counts_by_newer_rules() -> None:
+    bounced = seen(Outcome.BOUNCED, 10, revision=1, failure_type=1, reason=1)
+    corrected = replace(seen(Outcome.BOUNCED, 10, revision=2, failure_type=2, reason=2), correction=True)
+    unchanged = replace(seen(Outcome.BOUNCED, 10, revision=3, failure_type=2, reason=2), correction=True)
+    superseded = replace(seen(Outcome.DEFERRED, 5, failure_type=1, reason=6), correction=True)
+
+    found = explain_reports([superseded, bounced, corrected, unchanged])
+
+    assert [one.verdict for one in found] == [Verdict.CORRECTED, Verdict.APPLIED, Verdict.CORRECTED, Verdict.CORRECTED]
+    assert [one.sentence for one in (found[0], *found[2:])] == [
+        "Corrected: it counts as SOFT, MAILBOX_FULL; the outcome stays. Qualified by version 3 of the rules.",
+        "Corrected: it counts as HARD, USER_UNKNOWN, not SOFT, NOT_DEFINED; the outcome stays. "
+        "Qualified by version 3 of the rules.",
+        "Corrected: newer rules read another report of this message otherwise; where it stands stays the same.",
+    ]

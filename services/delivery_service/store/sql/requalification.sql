@@ -18,18 +18,20 @@ select fence_rules($1, $2);
 -- name: reports_to_requalify
 -- Of the next $3 recipients behind $2: the failures reported about those that had one in the time from $4 until $5, each
 -- once, unless rules of version $6 or newer read it and nothing disputes them.
-with chosen as (
+with range as materialized (
+    select min(recipient) as first, max(recipient) as last
+    from (select recipient from send_log where delivery_id = $1 and recipient > $2 order by recipient limit $3) s
+), chosen as materialized (
     select array(
-        select s.recipient
-        from (select recipient from send_log where delivery_id = $1 and recipient > $2 order by recipient limit $3) s
-        where exists (
-                select from transition t
-                where t.delivery_id = $1 and t.recipient = s.recipient and t.outcome in (3, 4, 6)
-                    and t.event_time >= $4 and t.event_time < $5)
-            or exists (
-                select from late_observation k
-                where k.delivery_id = $1 and k.recipient = s.recipient and k.outcome in (3, 4, 6)
-                    and k.event_time >= $4 and k.event_time < $5)) as recipients
+        select t.recipient
+        from range r join transition t
+            on t.delivery_id = $1 and t.recipient between r.first and r.last and t.outcome in (3, 4, 6)
+                and t.event_time >= $4 and t.event_time < $5
+        union
+        select k.recipient
+        from range r join late_observation k
+            on k.delivery_id = $1 and k.recipient between r.first and r.last and k.outcome in (3, 4, 6)
+                and k.event_time >= $4 and k.event_time < $5) as recipients
 )
 select k.recipient, k.outcome, (extract(epoch from k.event_time) * 1000000)::bigint as event_time_us, k.smtp_code,
     k.enhanced_code, k.diagnostic, k.attempt, k.failure_type, k.reason, k.rules_version, k.disputed,
