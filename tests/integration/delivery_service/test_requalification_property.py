@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from delivery_service.domain.outcome import FAILING, Observation, Outcome
-from delivery_service.domain.problems import RulesOutdated
+from delivery_service.domain.problems import DeliveryNotFound, RulesOutdated
 from delivery_service.store.apply_writer import ApplyWriter
 from delivery_service.store.kpis import KpiStore
 from delivery_service.store.observations import ObservationColumns
@@ -169,6 +169,55 @@ def _sums(changes: list[Change], count: Callable[[Change], int]) -> Counter[tupl
         key = (change.failure_type_before, change.reason_before, change.failure_type, change.reason)
         sums[key] += count(change)
     return +sums
+
+
+NEWER = 3
+EARLY = Report(1, Outcome.DEFERRED, TIME_US, 450, "a")
+LATE = Report(1, Outcome.BOUNCED, TIME_US + 1, 550, "Z")
+
+
+async def test_what_newer_rules_have_read_is_left_alone_and_older_ones_come_too_late(stores: Stores) -> None:
+    delivery_id = next(_ids)
+    await seed_delivery(stores.dsn, delivery_id, RECIPIENTS, slots=SLOTS)
+    await _apply(stores.writers[0], delivery_id, [LATE], NEWER)
+    before = await _rows(stores.pool, delivery_id)
+    otherwise = Verdict(1, *LATE.read(NEWER)._replace(failure_type=3, reason=7))
+    assert await stores.requalification.correct(delivery_id, NEW, [otherwise], NOW, validate_only=False) == []
+    await stores.requalification.fence(delivery_id, NEWER)
+    with pytest.raises(RulesOutdated):
+        await stores.requalification.correct(delivery_id, NEW, [otherwise], NOW, validate_only=True)
+    with pytest.raises(RulesOutdated):
+        await stores.requalification.fence(delivery_id, NEW)
+    assert await _rows(stores.pool, delivery_id) == before
+    await stores.requalification.fence(delivery_id, NEWER)  # the same again
+
+
+async def test_a_late_report_is_corrected_in_its_place_and_a_superseded_one_beside_the_log(stores: Stores) -> None:
+    delivery_id = next(_ids)
+    await seed_delivery(stores.dsn, delivery_id, RECIPIENTS, slots=SLOTS)
+    superseded, late = EARLY, Report(1, Outcome.DEFERRED, TIME_US + 2, 450, "a")
+    for report in (superseded, LATE, late):
+        await _apply(stores.writers[0], delivery_id, [report], OLD)
+    verdicts = [Verdict(1, *report.read(OLD)._replace(failure_type=2, reason=5)) for report in (superseded, late)]
+    await stores.requalification.correct(delivery_id, NEW, verdicts, NOW, validate_only=False)
+    kept = await stores.pool.fetch(
+        "select failure_type, reason, rules_version, correction, commit_time = $2 as now from late_observation "
+        "where delivery_id = $1 order by event_time",
+        delivery_id,
+        NOW,
+    )
+    assert [tuple(row) for row in kept] == [(2, 5, NEW, True, True), (2, 5, NEW, False, False)]
+
+
+async def test_a_correction_that_meets_an_unknown_message_or_slot_changes_nothing(stores: Stores) -> None:
+    delivery_id = next(_ids)
+    await seed_delivery(stores.dsn, delivery_id, RECIPIENTS, slots=SLOTS)
+    nobody = Verdict(77, *EARLY.read(NEW))
+    assert await stores.requalification.correct(delivery_id, NEW, [nobody], NOW, validate_only=False) == []
+    with pytest.raises(DeliveryNotFound):
+        await stores.requalification.correct(10**9, NEW, [nobody], NOW, validate_only=False)
+    with pytest.raises(DeliveryNotFound):
+        await stores.requalification.fence(10**9, NEW)
 
 
 async def _requalify(
