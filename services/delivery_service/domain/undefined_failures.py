@@ -36,7 +36,8 @@ class UndefinedFailure:
 
 
 def masked(text: str) -> str:
-    """The text as the rules compare it: lower case, white space collapsed, `#` for each word with a digit or an `@`."""
+    """The text without what differs from one report to the next: lower case, white space collapsed, `#` for each word
+    with a digit or an `@`."""
     return " ".join(_MASK if _VARIABLE.search(word) else word for word in text.lower().split())
 
 

@@ -110,8 +110,8 @@ class UndefinedFailure(_message.Message):
     EXAMPLE_RECIPIENT_FIELD_NUMBER: _builtins.int
     EXAMPLE_OUTCOME_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """What was said, in lower case, with `#` for each word that has a digit or an `@` in it (addresses, ids, codes): as the
-    rules compare it, so that equal texts are one.
+    """What was said, in lower case, with `#` for each word that has a digit or an `@` in it (addresses, ids, codes): so
+    that equal texts are one.
     """
     smtp_code: _builtins.int
     """The SMTP reply code; 0 if none."""
