@@ -13,7 +13,8 @@ import grpc.aio
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from campaign.delivery.v1.delivery_pb2 import Delivery
 from campaign.delivery.v1.delivery_service_pb2_grpc import DeliveryServiceStub
-from campaign_cli.connection import DEFAULT_FOLDER, read_connection
+from campaign.feedback.v1.qualification_service_pb2_grpc import QualificationServiceStub
+from campaign_cli.connection import DEFAULT_FOLDER, Connection, read_connection
 from campaign_cli.errors import CommandFailed
 from service_runtime.backoff import delays
 from service_runtime.client import TokenFile, open_channel
@@ -39,7 +40,7 @@ class UnaryCall(Protocol[Request, Response]):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which DeliveryService to call. Without an address: the one that `campaign up` runs on `folder`."""
+    """Which service to call. Without an address: the one that `campaign up` runs on `folder`."""
 
     folder: Path
     address: str | None = None
@@ -114,12 +115,25 @@ class DeliveryClient:
 @asynccontextmanager
 async def connect(target: Target, patience_seconds: float = READ_PATIENCE_SECONDS) -> AsyncIterator[DeliveryClient]:
     """A client of the given service, or of the one running on the folder."""
+    async with _channel(target, lambda connection: connection.delivery) as channel:
+        yield DeliveryClient(DeliveryServiceStub(channel), patience_seconds)
+
+
+@asynccontextmanager
+async def connect_qualification(target: Target) -> AsyncIterator[QualificationServiceStub]:
+    """A client of the rules of the given FeedbackService, or of the one running on the folder."""
+    async with _channel(target, lambda connection: connection.feedback) as channel:
+        yield QualificationServiceStub(channel)
+
+
+@asynccontextmanager
+async def _channel(target: Target, address_of: Callable[[Connection], str]) -> AsyncIterator[grpc.aio.Channel]:
     address, token_file = target.address, target.token_file
     if address is None or token_file is None:
         connection = read_connection(target.folder)
-        address, token_file = address or connection.delivery, token_file or Path(connection.token_file)
+        address, token_file = address or address_of(connection), token_file or Path(connection.token_file)
     if not token_file.is_file():
         hint = "make one with: campaign token --role read > FILE"
         raise CommandFailed(f"there is no token file {token_file}", [hint])
     async with open_channel(address, TokenFile(token_file)) as channel:
-        yield DeliveryClient(DeliveryServiceStub(channel), patience_seconds)
+        yield channel

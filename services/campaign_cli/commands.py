@@ -29,6 +29,7 @@ from campaign_cli.explain import render_delivery, render_recipient
 from campaign_cli.export import FORMATS, export_send_logs
 from campaign_cli.occurrences import occurrences
 from campaign_cli.options import data_option, json_option, target_options
+from campaign_cli.qualification import requalify, rules, rules_that_read, undefined
 from campaign_cli.qualify import qualify
 from campaign_cli.running import is_wide, open_console, run
 from campaign_cli.send import Draft, run_send
@@ -49,7 +50,7 @@ def campaign() -> None:
 
 for command in (
     life.show, life.confirm, life.unconfirm, life.cancel, life.decline, life.delete, life.duplicate, life.proof,
-    occurrences, alerts, approve, pause, resume, stop, qualify,
+    occurrences, alerts, approve, pause, resume, stop, qualify, requalify, rules, undefined,
 ):  # fmt: skip
     campaign.add_command(command)
 
@@ -345,10 +346,17 @@ def export(
 @campaign.command()
 @click.argument("delivery_id", metavar="ID")
 @click.argument("recipient", type=click.IntRange(1), required=False)
+@click.option("--rules", "with_rules", is_flag=True, help="Say which rule reads each failure; asks FeedbackService.")
+@click.option("--feedback-target", metavar="HOST:PORT", help="With --rules: call another FeedbackService.")
 @json_option
 @target_options
-def explain(delivery_id: str, recipient: int | None, as_json: bool, **where: Any) -> None:
+def explain(
+    delivery_id: str, recipient: int | None, with_rules: bool, feedback_target: str | None, as_json: bool, **where: Any
+) -> None:
     """Says what a delivery waits for; with a RECIPIENT's number, what became of every report about that message."""
+
+    if with_rules and (recipient is None or as_json):
+        raise click.UsageError("--rules goes with a RECIPIENT, and not with --json: ask Qualify of FeedbackService.")
 
     async def work() -> None:
         console = open_console()
@@ -361,7 +369,11 @@ def explain(delivery_id: str, recipient: int | None, as_json: bool, **where: Any
             of_one = await client.call(
                 client.stub.ExplainRecipient, ExplainRecipientRequest(delivery_id=delivery_id, recipient=recipient)
             )
-            logs.print_json(console, of_one) if as_json else console.print(render_recipient(of_one))
+            read_by = []
+            if with_rules:
+                asked = Target(**{**where, "address": feedback_target})
+                read_by = await rules_that_read(asked, [event.entry for event in of_one.events])
+            logs.print_json(console, of_one) if as_json else console.print(render_recipient(of_one, read_by))
 
     run(work())
 

@@ -1,5 +1,7 @@
 """`campaign explain`: what a delivery waits for, or what became of every report about one message, in sentences."""
 
+from collections.abc import Sequence
+
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -18,8 +20,8 @@ def render_delivery(explained: ExplainDeliveryResponse) -> RenderableType:
     return table
 
 
-def render_recipient(explained: ExplainRecipientResponse) -> RenderableType:
-    """Where the message stands, and one line per report."""
+def render_recipient(explained: ExplainRecipientResponse, read_by: Sequence[str] = ()) -> RenderableType:
+    """Where the message stands, and one line per report; with the rule that reads each, if that was asked for."""
     table = Table(
         box=None,
         pad_edge=False,
@@ -30,7 +32,9 @@ def render_recipient(explained: ExplainRecipientResponse) -> RenderableType:
     for heading in ("Time", "Report"):
         table.add_column(heading, no_wrap=True)
     table.add_column("What became of it", overflow="fold")
-    for event in explained.events:
+    if read_by:
+        table.add_column("Read now by", overflow="fold")
+    for index, event in enumerate(explained.events):
         kind = label(TimelineEntryKind, event.entry.kind)
-        table.add_row(local_time(event.entry.event_time), kind, Text(event.sentence))
+        table.add_row(local_time(event.entry.event_time), kind, Text(event.sentence), *read_by[index : index + 1])
     return table

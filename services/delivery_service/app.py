@@ -9,8 +9,14 @@ from uuid import uuid4
 
 from prometheus_client import CollectorRegistry
 
-from campaign.delivery.v1 import delivery_service_pb2, observation_service_pb2, role_pb2
+from campaign.delivery.v1 import (
+    delivery_service_pb2,
+    observation_service_pb2,
+    requalification_service_pb2,
+    role_pb2,
+)
 from campaign.delivery.v1.observation_service_pb2_grpc import add_ObservationServiceServicer_to_server
+from campaign.delivery.v1.requalification_service_pb2_grpc import add_RequalificationServiceServicer_to_server
 from campaign.mta.v1 import relay_service_pb2
 from campaign.mta.v1.relay_service_pb2_grpc import RelayServiceStub
 from delivery_service.api.alerts import AlertCalls
@@ -27,10 +33,12 @@ from delivery_service.api.look_ups import LookUpCalls
 from delivery_service.api.observations import ObservationCalls
 from delivery_service.api.occurrences import OccurrenceCalls
 from delivery_service.api.recipients import RecipientCalls
+from delivery_service.api.requalification import RequalificationCalls
 from delivery_service.api.send_log_changes import SendLogChangeCalls
 from delivery_service.api.send_log_feed import SendLogFeed
 from delivery_service.api.send_logs import SendLogCalls
 from delivery_service.api.servicer import AfterTheSend, Servicer, add_to_server
+from delivery_service.api.undefined_failures import UndefinedFailureCalls
 from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings
 from delivery_service.store.alerts import Alerts
@@ -48,6 +56,7 @@ from delivery_service.store.look_ups import LookUps
 from delivery_service.store.recipients import Recipients
 from delivery_service.store.recurrences import Recurrences
 from delivery_service.store.relay_parts import RelayParts
+from delivery_service.store.requalification import Requalification
 from delivery_service.store.send_logs import SendLogs
 from delivery_service.store.transition_log import TransitionLog
 from delivery_service.workers.alerts import AlertWebhookWorker, AlertWorker
@@ -75,6 +84,7 @@ from service_runtime.tasks import BackgroundTasks
 
 _DELIVERY_SERVICE = delivery_service_pb2.DESCRIPTOR.services_by_name["DeliveryService"]
 _OBSERVATION_SERVICE = observation_service_pb2.DESCRIPTOR.services_by_name["ObservationService"]
+_REQUALIFICATION_SERVICE = requalification_service_pb2.DESCRIPTOR.services_by_name["RequalificationService"]
 _ROLE_PREFIX = "ROLE_"
 IMPLIED_ROLES = {
     "start-deliveries": frozenset({"prepare-deliveries"}),
@@ -239,6 +249,7 @@ class App:
             settings.profile_deliveries_scanned_per_page_max,
             settings.long_statement_timeout_seconds,
         )
+        requalification = Requalification(pool, settings.requalification_recipients_per_page)
         servicer = Servicer(
             DeliveryCalls(deliveries, settings, clock, self._wake_workers),
             RecipientCalls(Recipients(pool, settings.recipients_per_delivery_max), settings, clock),
@@ -250,16 +261,26 @@ class App:
                 ExportCalls(deliveries, send_logs, transitions, settings),
                 LookUpCalls(deliveries, look_ups, settings),
                 ExplanationCalls(deliveries, send_logs, explanations, settings, clock),
+                UndefinedFailureCalls(requalification, settings, clock),
             ),
             CommandCalls(deliveries, commands, settings, clock, self._changed),
             OccurrenceCalls(deliveries, recurrences, settings, clock),
             BeforeTheSendCalls(deliveries, before, relay.send_proof, settings, clock, self._changed),
             alert_calls,
         )
-        await self._open_doors(servicer, ObservationCalls(writer, feedback, settings, clock, metrics), registry)
+        await self._open_doors(
+            servicer,
+            ObservationCalls(writer, feedback, requalification, settings, clock, metrics),
+            RequalificationCalls(requalification, settings, clock, self._committed),
+            registry,
+        )
 
     async def _open_doors(
-        self, servicer: Servicer, observations: ObservationCalls, registry: CollectorRegistry
+        self,
+        servicer: Servicer,
+        observations: ObservationCalls,
+        requalification: RequalificationCalls,
+        registry: CollectorRegistry,
     ) -> None:
         """Serves callers and operators; the last step of the start."""
         settings = self._settings
@@ -270,6 +291,10 @@ class App:
         server.add_service(
             _OBSERVATION_SERVICE.full_name,
             lambda grpc_server: add_ObservationServiceServicer_to_server(observations, grpc_server),
+        )
+        server.add_service(
+            _REQUALIFICATION_SERVICE.full_name,
+            lambda grpc_server: add_RequalificationServiceServicer_to_server(requalification, grpc_server),
         )
         host, _, port = settings.listen.rpartition(":")
         await server.start(host, int(port))
@@ -303,7 +328,7 @@ class App:
 def access_policy() -> AccessPolicy:
     """Who may call what, as the contract says."""
     required: dict[str, frozenset[str]] = {}
-    for descriptor in (_DELIVERY_SERVICE, _OBSERVATION_SERVICE):
+    for descriptor in (_DELIVERY_SERVICE, _OBSERVATION_SERVICE, _REQUALIFICATION_SERVICE):
         required |= required_roles(descriptor, role_pb2.required_role, role_name)
     return AccessPolicy(required, IMPLIED_ROLES)
 

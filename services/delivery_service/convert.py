@@ -372,4 +372,7 @@ def timeline_entry_to_pb(row: asyncpg.Record) -> send_log_pb2.TimelineEntry:
         slot=row["slot"],
         revision=row["revision"],
         url=row["url"],
+        correction=row["correction"],
+        mta_event_kind=row["mta_event_kind"],
+        vendor_class=row["vendor_class"],
     )

@@ -127,6 +127,10 @@ class Settings(BaseSettings):
     """Transitions read at once, for a watch or an export. A revision holds at most 5,000."""
     send_log_response_bytes_max: int = Field(1024 * 1024, ge=1_024, le=3 * 1024 * 1024)
     """About the size of one response of WatchSendLogs; the other side takes 4 MiB."""
+    requalification_recipients_per_page: int = Field(1_000, ge=1, le=5_000)
+    """Recipients whose reports are looked at for one page of a re-qualification."""
+    undefined_reports_scanned_max: int = Field(100_000, ge=1)
+    """Reports that no rule read, looked at by one ListUndefinedFailures; some 400 bytes of memory each."""
     exports_max: int = Field(8, ge=1)
     """Exports that this process runs at once."""
     profile_deliveries_scanned_per_page_max: int = Field(10_000, ge=1)

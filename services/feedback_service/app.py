@@ -4,15 +4,20 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import grpc.aio
 from prometheus_client import CollectorRegistry
 
 from campaign.delivery.v1 import role_pb2 as role_pb
+from campaign.delivery.v1.requalification_service_pb2_grpc import RequalificationServiceStub
 from campaign.feedback.v1 import feedback_service_pb2 as feedback_pb
 from campaign.feedback.v1 import feedback_service_pb2_grpc as feedback_grpc
+from campaign.feedback.v1 import qualification_service_pb2 as qualification_pb
+from campaign.feedback.v1 import qualification_service_pb2_grpc as qualification_grpc
 from feedback_service.api.errors import ERROR_DOMAIN, ERROR_TABLE
+from feedback_service.api.qualification import QualificationCalls
 from feedback_service.api.stream_status import StreamStatus
 from feedback_service.delivery_client import DeliveryClient
 from feedback_service.event_budget import EventBudget
@@ -28,6 +33,12 @@ from service_runtime.server import GrpcServer, ServerLimits
 from service_runtime.tasks import BackgroundTasks
 
 SERVICE = feedback_pb.DESCRIPTOR.services_by_name["FeedbackService"]
+QUALIFICATION_SERVICE = qualification_pb.DESCRIPTOR.services_by_name["QualificationService"]
+IMPLIED_ROLES = {
+    "start-deliveries": frozenset({"prepare-deliveries"}),
+    "prepare-deliveries": frozenset({"read"}),
+}
+"""Role to the roles that it includes (role.proto)."""
 
 
 class App:
@@ -49,22 +60,29 @@ class App:
         registry = CollectorRegistry()
         self.metrics = FeedbackMetrics(registry)
         self.budget = EventBudget(settings.unacked_events_max)
+        self._token = TokenFile(settings.token_file)
         self.client = DeliveryClient(
             settings,
             self._open_channel,
-            TokenFile(settings.token_file),
+            self._token,
             self.budget,
             self.metrics,
             clock,
             jitter,
             replica_id=f"{socket.gethostname()}-{os.getpid()}",
             on_connection=self._on_connection,
+            on_outdated=lambda: self.handler.refuse_as_outdated(),
         )
         self.handler = StreamStatus(settings, self.client, self.budget)
         self.metrics.watch_unacked(lambda: self.budget.held)
         self.metrics.watch_streams(lambda: self.handler.open_streams)
         verifier = TokenVerifier([settings.jwt_public_key_file.read_bytes()], clock)
-        policy = AccessPolicy(required_roles(SERVICE, role_pb.required_role, _role_name), implied={})
+        required = {
+            method: roles
+            for service in (SERVICE, QUALIFICATION_SERVICE)
+            for method, roles in required_roles(service, role_pb.required_role, _role_name).items()
+        }
+        policy = AccessPolicy(required, IMPLIED_ROLES)
         calls = ServeCalls(verifier, policy, ErrorTranslator(ERROR_TABLE, ERROR_DOMAIN), registry, clock)
         limits = ServerLimits(
             receive_bytes_max=settings.receive_bytes_max,
@@ -75,6 +93,11 @@ class App:
         self.server.add_service(
             SERVICE.full_name,
             lambda server: feedback_grpc.add_FeedbackServiceServicer_to_server(self.handler, server),
+        )
+        qualification = QualificationCalls(settings, self._open_delivery_service, clock)
+        self.server.add_service(
+            QUALIFICATION_SERVICE.full_name,
+            lambda server: qualification_grpc.add_QualificationServiceServicer_to_server(qualification, server),
         )
         self.server.on_drain(self.handler.drain)
         self._tasks = BackgroundTasks(process_fault)
@@ -104,6 +127,12 @@ class App:
     async def _on_connection(self, connected: bool) -> None:
         if not self._stopping:
             await self.server.serving(connected)
+
+    @asynccontextmanager
+    async def _open_delivery_service(self) -> AsyncIterator[RequalificationServiceStub]:
+        """A connection of its own, for what is not the hot path."""
+        async with open_channel(self._settings.delivery_target, self._token) as channel:
+            yield RequalificationServiceStub(channel)
 
     def _open_channel(self) -> grpc.aio.Channel:
         return open_channel(self._settings.delivery_target, None)

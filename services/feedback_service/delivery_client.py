@@ -31,6 +31,7 @@ SOURCES_REPORTED_MAX = 1_000
 REPLICA_ID_CHARACTERS_MAX = 200
 # Not INTERNAL: grpc reports that as well when a write meets the end of a stream.
 _DEFECTS = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED)
+_RULES_OUTDATED = grpc.StatusCode.FAILED_PRECONDITION
 
 ApplyCall: TypeAlias = grpc.aio.StreamStreamCall[observation_pb.ApplyRequest, observation_pb.ApplyResponse]
 
@@ -54,10 +55,12 @@ class DeliveryClient:
         *,
         replica_id: str,
         on_connection: Callable[[bool], Awaitable[None]],
+        on_outdated: Callable[[], None],
     ) -> None:
         """`open_channel`: a new channel each time, so that the back-off between connections is ours alone.
 
-        `on_connection` is told when the stream is open (True) and when it is lost (False).
+        `on_connection` is told when the stream is open (True) and when it is lost (False); `on_outdated`, once, when
+        DeliveryService refuses what the rules of this process have read, as it then always will.
         """
         self._settings = settings
         self._open_channel = open_channel
@@ -68,6 +71,7 @@ class DeliveryClient:
         self._random = random
         self._replica_id = replica_id[:REPLICA_ID_CHARACTERS_MAX]
         self._on_connection = on_connection
+        self._on_outdated = on_outdated
         self._open = ObservationBatch()
         self._open_begun = asyncio.Event()
         self._sealed: deque[ObservationBatch] = deque()
@@ -147,6 +151,12 @@ class DeliveryClient:
             code, details = await self._stream_once()
             self._metrics.apply_streams_ended.labels(code.name).inc()
             extra = {"action": "apply_observations", "code": code.name, "details": details}
+            if code is _RULES_OUTDATED:
+                # No pause helps. What is un-acked stays so: its MTAs send it again, to a process with newer rules.
+                log.error("the rules of this process are outdated: it takes no more events", extra=extra)
+                self._metrics.rules_outdated.set(1)
+                self._on_outdated()
+                return
             if code in _DEFECTS:
                 log.error("DeliveryService refuses what it is sent", extra=extra)
                 await self._clock.sleep(settings.defect_pause_seconds)

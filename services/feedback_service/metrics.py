@@ -50,6 +50,11 @@ class FeedbackMetrics:
         self.delivery_service_connected = Gauge(
             "feedback_delivery_service_connected", "1 while the stream to DeliveryService is open.", registry=registry
         )
+        self.rules_outdated = Gauge(
+            "feedback_rules_outdated",
+            "1 once DeliveryService has refused the rules of this process: replace it by one with newer rules.",
+            registry=registry,
+        )
         self._unacked = Gauge("feedback_events_unacked", "Events held until they are committed.", registry=registry)
         self._streams = Gauge("feedback_streams_open", "Open streams of MTAs.", registry=registry)
 

@@ -4,7 +4,7 @@ Events go from a client's batch straight into these columns, and no object is ma
 the cost of an event near a microsecond.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
@@ -36,6 +36,7 @@ Rejection = tuple[int, str]
 _DELIVERY = int(MtaEventKind.DELIVERY)
 _CLICK = int(MtaEventKind.CLICK)
 _COMPLAINT = int(MtaEventKind.COMPLAINT)
+_ADMIN_BOUNCE = int(MtaEventKind.ADMIN_BOUNCE)
 _NOT_DEFINED = int(Reason.NOT_DEFINED)
 _NO_REASON = 0
 _OUTCOMES = {int(kind): int(outcome) for kind, outcome in OUTCOME_OF_KIND.items()}
@@ -110,6 +111,9 @@ class ObservationBatch:
         self._diagnostics: list[str] = []
         self._attempts: list[int] = []
         self._sources: list[int] = []
+        self._detail_rows: list[int] = []
+        self._detail_kinds: list[int] = []
+        self._detail_classes: list[str] = []
         self._fact_message_ids: list[str] = []
         self._fact_kinds: list[Any] = []
         self._fact_times_us: list[int] = []
@@ -167,6 +171,11 @@ class ObservationBatch:
                 failure_type, reason = qualify(kind, smtp_code, enhanced_code, diagnostic, vendor_class, "")
                 if reason == _NOT_DEFINED:
                     self.not_defined += 1
+                if vendor_class or kind >= _ADMIN_BOUNCE:
+                    # Else code, text and outcome are all that the rules have looked at.
+                    self._detail_rows.append(len(message_ids))
+                    self._detail_kinds.append(kind)
+                    self._detail_classes.append(vendor_class)
                 received[kind] += 1
                 failures += 1
                 add_failure_type(failure_type)
@@ -227,6 +236,7 @@ class ObservationBatch:
         """The message for a range of this batch, counted over its status rows and then its facts."""
         row_count = len(self._message_ids)
         rows, facts = slice(start, stop), slice(self.first_fact_of(start), max(stop - row_count, 0))
+        detailed = slice(bisect_left(self._detail_rows, start), bisect_left(self._detail_rows, stop))
         return observation_pb.ApplyRequest(
             batch=observation_pb.ObservationBatch(
                 sequence=sequence,
@@ -250,6 +260,11 @@ class ObservationBatch:
                     event_times_us=self._fact_times_us[facts],
                     urls=self._fact_urls[facts],
                     sources=self._fact_sources[facts],
+                ),
+                details=observation_pb.ObservationDetails(
+                    indexes=[row - start for row in self._detail_rows[detailed]],
+                    mta_event_kinds=self._detail_kinds[detailed],
+                    vendor_classes=self._detail_classes[detailed],
                 ),
             )
         )

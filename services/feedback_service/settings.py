@@ -54,6 +54,10 @@ class Settings(BaseSettings):
     """The largest message to an MTA."""
     stream_window_bytes: int = Field(256 * 1_024, ge=64 * 1_024)
     """Unread bytes that each stream may bring, beside the budget of un-acked events."""
+    requalification_corrections_max: int = Field(1_000, ge=1, le=5_000)
+    """Reports corrected in one call of DeliveryService: as many send logs may change in one transaction."""
+    requalification_call_seconds_max: float = Field(30.0, gt=0)
+    """How long one call of DeliveryService may take while reports are qualified again."""
     drain_seconds: float = Field(5.0, ge=0)
     """How long a stop waits for what is un-acked."""
     shutdown_grace_seconds: float = Field(10.0, gt=0)

@@ -16,6 +16,7 @@ from campaign.delivery.v1 import delivery_service_pb2 as pb
 from campaign.delivery.v1 import observation_service_pb2 as observation_pb
 from campaign.delivery.v1.delivery_service_pb2_grpc import DeliveryServiceStub
 from campaign.delivery.v1.observation_service_pb2_grpc import ObservationServiceStub
+from campaign.delivery.v1.requalification_service_pb2_grpc import RequalificationServiceStub
 from delivery_service.app import App
 from delivery_service.settings import Settings
 from service_runtime.client import StaticToken, open_channel
@@ -64,7 +65,9 @@ class DeliveryStack:
         self.target = f"127.0.0.1:{app.server.port}"
         self._channels: list[grpc.aio.Channel] = []
         self.stub = self.client(*ALL_ROLES)
-        self.observations = ObservationServiceStub(self.channel("feedback"))
+        feedback = self.channel("feedback")
+        self.observations = ObservationServiceStub(feedback)
+        self.requalification = RequalificationServiceStub(feedback)
 
     def channel(self, *roles: str) -> grpc.aio.Channel:
         channel = open_channel(self.target, StaticToken(self.keys.sign("tester", roles, TOKEN_SECONDS)))

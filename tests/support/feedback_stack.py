@@ -123,9 +123,65 @@ class FeedbackStack:
         await eventually(lambda: self.app.client.is_connected)
 
 
+QUICK = {
+    "listen": "127.0.0.1:0",
+    "admin_listen": "127.0.0.1:0",
+    "reconnect_seconds_min": 0.01,
+    "reconnect_seconds_max": 0.1,
+    "defect_pause_seconds": 0.05,
+    "drain_seconds": 2.0,
+    "shutdown_grace_seconds": 4.0,
+}
+"""Quick waits, and none that a test would have to sit out."""
+
+
+class RealFeedback:
+    """A running FeedbackService in front of a running DeliveryService, and its clients."""
+
+    def __init__(self, app: App, keys: DevelopmentKeys, clients: AsyncExitStack) -> None:
+        self.app = app
+        self._keys = keys
+        self._clients = clients
+
+    def channel(self, *roles: str) -> grpc.aio.Channel:
+        """A channel whose token has these roles."""
+        channel = open_channel(self.app.address, StaticToken(self._keys.sign("tester", roles)))
+        self._clients.push_async_callback(channel.close)
+        return channel
+
+    async def mta(self, source_id: str) -> MtaClient:
+        """An open stream."""
+        client = MtaClient(FeedbackServiceStub(self.channel("mta")))
+        self._clients.push_async_callback(client.close)
+        await client.open(source_id)
+        return client
+
+
+@asynccontextmanager
+async def feedback_before(
+    delivery_target: str, keys: DevelopmentKeys, folder: Path, **settings: Any
+) -> AsyncIterator[RealFeedback]:
+    """Runs FeedbackService in front of a DeliveryService that trusts these keys."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "feedback.pem").write_bytes(keys.public_pem)
+    (folder / "feedback.token").write_text(keys.sign("feedback-service", ["feedback"]))
+    faults: list[str] = []
+    files = {"token_file": folder / "feedback.token", "jwt_public_key_file": folder / "feedback.pem"}
+    app = App(Settings(**{**QUICK, **files, "delivery_target": delivery_target, **settings}), faults.append)
+    async with AsyncExitStack() as clients:
+        await app.start()
+        try:
+            await eventually(lambda: app.client.is_connected)
+            yield RealFeedback(app, keys, clients)
+            await clients.aclose()
+        finally:
+            await app.stop()
+    assert faults == []
+
+
 @asynccontextmanager
 async def feedback_stack(folder: Path, *, delivery_away: bool = False, **settings: Any) -> AsyncIterator[FeedbackStack]:
-    """Runs it; with quick waits, and without any that a test would have to sit out."""
+    """Runs it in front of a double of DeliveryService."""
     keys = DevelopmentKeys.generate()
     key_file, token_file = folder / "key.pem", folder / "token"
     key_file.write_bytes(keys.public_pem)
@@ -135,16 +191,10 @@ async def feedback_stack(folder: Path, *, delivery_away: bool = False, **setting
     if delivery_away:
         await delivery.stop()
     chosen = {
-        "listen": "127.0.0.1:0",
-        "admin_listen": "127.0.0.1:0",
+        **QUICK,
         "delivery_target": delivery.target,
         "token_file": token_file,
         "jwt_public_key_file": key_file,
-        "reconnect_seconds_min": 0.01,
-        "reconnect_seconds_max": 0.1,
-        "defect_pause_seconds": 0.05,
-        "drain_seconds": 2.0,
-        "shutdown_grace_seconds": 4.0,
         **settings,
     }
     app = App(Settings(**chosen), faults.append)

@@ -78,12 +78,13 @@ async def _assert_laws_of(connection: asyncpg.Connection, delivery: asyncpg.Reco
     broken = await connection.fetchval(
         """
         select count(*) from (
-            select before, outcome, revision, slot, recipient,
+            select before, outcome, revision, slot, recipient, correction,
                 coalesce(lag(outcome) over one, 0) as previous, lag(revision) over one as previous_revision
             from transition where delivery_id = $1
             window one as (partition by recipient order by revision)
         ) t
         where before <> previous or outcome < before or previous_revision = revision
+            or correction and before <> outcome
             or slot <> (floor(recipient / 1024.0)::integer % $2 + $2) % $2
         """,
         delivery_id,
@@ -91,7 +92,8 @@ async def _assert_laws_of(connection: asyncpg.Connection, delivery: asyncpg.Reco
     )
     assert broken == 0, "a recipient's transitions don't follow one another"
 
-    # Every fact is known once: transitions and late observations together repeat nothing.
+    # Every fact is known once: transitions and late observations together repeat nothing. A re-qualification says again
+    # how a fact counts: in the log if it is where the row stands, else at most once beside the log.
     repeated = await connection.fetchval(
         """
         select count(*) from (
@@ -99,11 +101,14 @@ async def _assert_laws_of(connection: asyncpg.Connection, delivery: asyncpg.Reco
             from (
                 select recipient, outcome, event_time, failure_type, reason, smtp_code, enhanced_code, diagnostic,
                     attempt
-                from transition where delivery_id = $1
+                from transition where delivery_id = $1 and not correction
                 union all
                 select recipient, outcome, event_time, failure_type, reason, smtp_code, enhanced_code, diagnostic,
                     attempt
-                from late_observation where delivery_id = $1
+                from late_observation where delivery_id = $1 and not correction
+                union all
+                select recipient, outcome, event_time, -1, -1, smtp_code, enhanced_code, diagnostic, attempt
+                from late_observation where delivery_id = $1 and correction
             ) fact
             group by 1, 2, 3, 4, 5, 6, 7, 8, 9 having count(*) > 1
         ) repeated

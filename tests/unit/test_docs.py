@@ -13,7 +13,9 @@ from pydantic_settings import BaseSettings
 from campaign.delivery.v1.delivery_service_pb2 import DESCRIPTOR as DELIVERY_FILE
 from campaign.delivery.v1.error_reason_pb2 import ErrorReason
 from campaign.delivery.v1.observation_service_pb2 import DESCRIPTOR as OBSERVATION_FILE
+from campaign.delivery.v1.requalification_service_pb2 import DESCRIPTOR as REQUALIFICATION_FILE
 from campaign.feedback.v1.feedback_service_pb2 import DESCRIPTOR as FEEDBACK_FILE
+from campaign.feedback.v1.qualification_service_pb2 import DESCRIPTOR as QUALIFICATION_FILE
 from campaign.mta.v1.relay_service_pb2 import DESCRIPTOR as RELAY_FILE
 from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings as DeliverySettings
@@ -115,7 +117,14 @@ def test_every_rpc_has_a_row_among_the_errors() -> None:
     rows = table_rows("errors.md")
     rpcs = [
         method.name
-        for file in (DELIVERY_FILE, OBSERVATION_FILE, FEEDBACK_FILE, RELAY_FILE)
+        for file in (
+            DELIVERY_FILE,
+            OBSERVATION_FILE,
+            REQUALIFICATION_FILE,
+            FEEDBACK_FILE,
+            QUALIFICATION_FILE,
+            RELAY_FILE,
+        )
         for service in file.services_by_name.values()
         for method in service.methods
     ]

@@ -4,6 +4,7 @@ The checks look at whole columns first (a minimum, a joined text), which costs n
 culprits only if something is wrong. One bad observation is rejected by itself.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -14,11 +15,13 @@ from delivery_service.domain.identifiers import parse_message_ids
 from delivery_service.domain.outcome import EVENT_TIME_US_MAX, EVENT_TIME_US_MIN, FailureType, Outcome, Reason
 from delivery_service.store.feedback import DeadLetter, TrackingColumns
 from delivery_service.store.observations import ObservationColumns
+from delivery_service.store.requalification import Detail
 from service_runtime.problems import InvalidInput
 
 DIAGNOSTIC_CHARACTERS_MAX: Final = 1_000
 ENHANCED_CODE_CHARACTERS_MAX: Final = 20
 URL_CHARACTERS_MAX: Final = 2_000
+VENDOR_CLASS_CHARACTERS_MAX: Final = 100
 ATTEMPT_MAX: Final = 32_767
 RULES_VERSION_MAX: Final = 32_767
 
@@ -37,6 +40,7 @@ class Columns:
 
     status: ObservationColumns = field(default_factory=ObservationColumns)
     status_places: list[int] = field(default_factory=list)
+    details: list[Detail] = field(default_factory=list)
     facts: TrackingColumns = field(default_factory=TrackingColumns)
     fact_places: list[int] = field(default_factory=list)
     rejections: list[pb.ObservationRejection] = field(default_factory=list)
@@ -53,8 +57,10 @@ def read_batch(batch: pb.ObservationBatch, size_max: int) -> Columns:
     _require_equal("batch.observations", batch.observations)
     _require_equal("batch.tracking_facts", batch.tracking_facts)
     columns = Columns()
+    _require_sound_details(batch)
     if batch.observations.message_ids:
         _read_status(batch, columns)
+        _read_details(batch.details, columns)
     if batch.tracking_facts.message_ids:
         _read_facts(batch, columns)
     return columns
@@ -135,6 +141,39 @@ def _read_status(batch: pb.ObservationBatch, columns: Columns) -> None:
     else:
         columns.status_places, columns.status = list(range(size)), read
     columns.status.normalise()
+
+
+def _require_sound_details(batch: pb.ObservationBatch) -> None:
+    """FeedbackService checks each of them as it comes: a bad one here is a defect of the whole batch."""
+    details, size = batch.details, len(batch.observations.message_ids)
+    indexes, kinds, classes = details.indexes, details.mta_event_kinds, details.vendor_classes
+    if not len(indexes) == len(kinds) == len(classes):
+        raise InvalidInput.of("batch.details", "has columns of unequal length: give one entry of each")
+    if any(not 0 <= index < size for index in indexes):
+        raise InvalidInput.of("batch.details.indexes", f"must be 0 to {size - 1}, into observations")
+    if any(not 0 <= kind <= RULES_VERSION_MAX for kind in kinds):
+        raise InvalidInput.of("batch.details.mta_event_kinds", f"must be 0 to {RULES_VERSION_MAX}")
+    if any(len(text) > VENDOR_CLASS_CHARACTERS_MAX or "\x00" in text for text in classes):
+        raise InvalidInput.of(
+            "batch.details.vendor_classes", f"must have at most {VENDOR_CLASS_CHARACTERS_MAX} characters and no NUL"
+        )
+
+
+def _read_details(details: pb.ObservationDetails, columns: Columns) -> None:
+    status, places = columns.status, columns.status_places
+    for place, kind, vendor_class in zip(details.indexes, details.mta_event_kinds, details.vendor_classes, strict=True):
+        index = bisect_left(places, place)
+        if index < len(places) and places[index] == place:
+            columns.details.append(
+                Detail(
+                    status.delivery_ids[index],
+                    status.recipients[index],
+                    status.outcomes[index],
+                    status.event_times_us[index],
+                    kind,
+                    vendor_class,
+                )
+            )
 
 
 def _read_facts(batch: pb.ObservationBatch, columns: Columns) -> None:

@@ -36,6 +36,7 @@ ERROR_TABLE: Final[ErrorTable] = {
         grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_SECOND_PERSON_NEEDED
     ),
     problems.MtaSideUnavailable: _row(grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_MTA_SIDE_UNAVAILABLE),
+    problems.RulesOutdated: _row(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_RULES_OUTDATED),
     problems.PlanChanged: _row(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_PLAN_CHANGED),
     problems.DeliveryChanged: _row(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_DELIVERY_CHANGED),
     problems.AlreadyRunning: _row(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_ALREADY_RUNNING),

@@ -125,6 +125,7 @@ def _report(row: asyncpg.Record) -> Report:
         commit_time=row["commit_time"],
         rules_version=row["rules_version"],
         name=name.lower().replace("_", " "),
+        correction=row["correction"],
     )
 
 

@@ -20,6 +20,7 @@ from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings
 from delivery_service.store.apply_writer import ApplyWriter, Refused
 from delivery_service.store.feedback import FeedbackStore
+from delivery_service.store.requalification import Requalification
 from service_runtime.clock import Clock
 from service_runtime.problems import InvalidInput
 
@@ -35,10 +36,17 @@ class ObservationCalls(ObservationServiceServicer):
     """Invariant: an ack leaves only after everything in that batch, and all before it, is committed."""
 
     def __init__(
-        self, writer: ApplyWriter, feedback: FeedbackStore, settings: Settings, clock: Clock, metrics: Metrics
+        self,
+        writer: ApplyWriter,
+        feedback: FeedbackStore,
+        requalification: Requalification,
+        settings: Settings,
+        clock: Clock,
+        metrics: Metrics,
     ) -> None:
         self._writer = writer
         self._feedback = feedback
+        self._requalification = requalification
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
@@ -123,6 +131,7 @@ class ObservationCalls(ObservationServiceServicer):
     async def _apply(self, batch: pb.ObservationBatch, columns: Columns) -> list[pb.ObservationRejection]:
         """Commits one batch, and tells what could not be applied."""
         began = self._clock.monotonic()
+        await self._requalification.keep_details(columns.details)
         refused = await self._writer.apply(columns.status) if len(columns.status) else Refused([], [])
         unknown_facts = (
             await self._feedback.apply_tracking(columns.facts, self._clock.now()) if len(columns.facts) else []

@@ -142,4 +142,5 @@ def _change(row: asyncpg.Record, mode: FeedbackMode) -> pb.SendLogChange:
         commit_time=timestamp(row["commit_time"]),
         slot=row["slot"],
         revision=row["revision"],
+        correction=row["correction"],
     )

@@ -17,6 +17,7 @@ from campaign.delivery.v1 import (
     look_ups_pb2,
     occurrence_pb2,
     send_log_feed_pb2,
+    undefined_failure_pb2,
 )
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from campaign.delivery.v1.delivery_service_pb2_grpc import (
@@ -36,6 +37,7 @@ from delivery_service.api.occurrences import OccurrenceCalls
 from delivery_service.api.recipients import RecipientCalls
 from delivery_service.api.send_log_changes import SendLogChangeCalls
 from delivery_service.api.send_logs import SendLogCalls
+from delivery_service.api.undefined_failures import UndefinedFailureCalls
 from service_runtime.calls import response_writer
 
 
@@ -47,6 +49,7 @@ class AfterTheSend:
     exports: ExportCalls
     look_ups: LookUpCalls
     explanations: ExplanationCalls
+    undefined_failures: UndefinedFailureCalls
 
 
 # The methods bear the contract's names, and none needs gRPC's context: the interceptor has dealt with the caller.
@@ -145,6 +148,11 @@ class Servicer(DeliveryServiceServicer):
 
     async def ListDeadLetters(self, request: pb.ListDeadLettersRequest, context: Any) -> pb.ListDeadLettersResponse:
         return await self._send_logs.list_dead_letters(request)
+
+    async def ListUndefinedFailures(
+        self, request: undefined_failure_pb2.ListUndefinedFailuresRequest, context: Any
+    ) -> undefined_failure_pb2.ListUndefinedFailuresResponse:
+        return await self._after.undefined_failures.list(request)
 
     async def WatchSendLogs(
         self, request: send_log_feed_pb2.WatchSendLogsRequest, context: Any

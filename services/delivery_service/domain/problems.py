@@ -11,7 +11,8 @@ Problem
  ├─ LimitReached
  ├─ LogOutOfRange · MessageNotRendered
  ├─ ApprovalMissing · SecondPersonNeeded
- └─ MtaSideUnavailable
+ ├─ MtaSideUnavailable
+ └─ RulesOutdated           newer qualification rules than the caller's are in force
 """
 
 from collections.abc import Sequence
@@ -194,3 +195,15 @@ def child_is_fixed(delivery_id: int) -> KindProblem:
     """A child was confirmed with its parent: nobody may change what it sends."""
     advice = "its content and audience are its parent's: decline it, or stop it, and send another delivery"
     return KindProblem(delivery_id, "CHILD", "change it", ("PLAIN", "RECURRING"), advice)
+
+
+class RulesOutdated(Problem):
+    """Something was qualified by rules older than those that a delivery was re-qualified by."""
+
+    def __init__(self, rules_version: int | None = None) -> None:
+        given = "the" if rules_version is None else f"version {rules_version} of the"
+        super().__init__(
+            f"{given} qualification rules is outdated: a delivery was re-qualified by newer ones; nothing is lost, "
+            "replace the process that qualifies by one with the newer rules",
+            metadata={} if rules_version is None else {"rules_version": str(rules_version)},
+        )

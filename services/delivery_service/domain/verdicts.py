@@ -7,7 +7,7 @@ from enum import IntEnum
 from itertools import pairwise
 from typing import Final
 
-from delivery_service.domain.outcome import Observation, Outcome
+from delivery_service.domain.outcome import FailureType, Observation, Outcome, Reason
 
 
 class Verdict(IntEnum):
@@ -16,6 +16,7 @@ class Verdict(IntEnum):
     APPLIED = 1
     LATE = 2
     IGNORED = 3
+    CORRECTED = 4
 
 
 class DecidedBy(IntEnum):
@@ -40,6 +41,8 @@ class Report:
     rules_version: int
     name: str
     """Of a tracking fact, for a person."""
+    correction: bool = False
+    """It is no report, but how one counts by newer rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,8 @@ def _explained(report: Report, accepted: Sequence[Report], previous: Report | No
             None,
             f"{report.name.capitalize()}: a fact beside the outcome, which never changes it.",
         )
+    if report.correction:
+        return _corrected(report, own, previous)
     if report.revision:
         lost = (previous.observation if previous else None) or _PREPARED
         decision = decided_by(own, lost)
@@ -93,6 +98,22 @@ def _explained(report: Report, accepted: Sequence[Report], previous: Report | No
         winner,
         f"Late, changed nothing: {_won(winner, own, decision)}.{_rules(report.rules_version)}",
     )
+
+
+def _corrected(report: Report, own: Observation, previous: Report | None) -> Explained:
+    before = previous.observation if previous else None
+    if report.revision and before == own:
+        sentence = (
+            "Corrected: newer rules read another report of this message otherwise; where it stands stays the same."
+        )
+        return Explained(Verdict.CORRECTED, DecidedBy.NOTHING, None, sentence)
+    was = f", not {_counts(before)}" if report.revision and before is not None else ""
+    sentence = f"Corrected: it counts as {_counts(own)}{was}; the outcome stays.{_rules(report.rules_version)}"
+    return Explained(Verdict.CORRECTED, DecidedBy.NOTHING, None, sentence)
+
+
+def _counts(observation: Observation) -> str:
+    return f"{FailureType(observation.failure_type).name}, {Reason(observation.reason).name}"
 
 
 def _winner(report: Report, own: Observation, accepted: Sequence[Report]) -> Observation | None:

@@ -6,6 +6,7 @@ Invariants:
 - Every write is one autocommitted statement. A process stopped at any line holds no lock for long, and has either
   committed a batch whole or not at all. `apply` returns only after the commit; a repetition changes nothing.
 - A batch that Postgres refuses for its data is bisected: one bad observation costs only itself.
+- What outdated rules have read is refused to its sender (RulesOutdated), and to nobody whose rows share the round trip.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ import asyncpg
 
 from delivery_service.domain.identifiers import part_of, slot_of
 from delivery_service.domain.outcome import layers
+from delivery_service.domain.problems import RulesOutdated
 from delivery_service.store.database import (
     RETRYABLE_ERRORS,
     UNAVAILABLE_ERRORS,
@@ -91,7 +93,7 @@ class ApplyWriter:
 
     async def apply(self, columns: ObservationColumns) -> Refused:
         """Applies normalised observations; returns after the commit. Waits while too much is pending, and for as long
-        as the database is away."""
+        as the database is away. RulesOutdated: not all of them were applied, and the same again never will be."""
         async with self._budget.take(len(columns)):
             return await self._apply(columns)
 
@@ -216,7 +218,11 @@ class _Writer:
             for piece in pieces:
                 columns.extend(piece.columns)
                 slots += piece.slots
-        unknown, malformed = await self._write_rows(columns, slots, list(range(len(slots))))
+        try:
+            unknown, malformed = await self._write_rows(columns, slots, list(range(len(slots))))
+        except asyncpg.ObjectNotInPrerequisiteStateError:
+            await self._refuse_outdated(pieces)
+            return
         owner = 0
         begin = 0
         for index, kind in sorted([(i, "unknown") for i in unknown] + [(i, "malformed") for i in malformed]):
@@ -228,6 +234,14 @@ class _Writer:
         for piece in pieces:
             if not piece.done.done():
                 piece.done.set_result(None)
+
+    async def _refuse_outdated(self, pieces: list[_Piece]) -> None:
+        """Some of these were read by outdated rules: their owners are told so, the others' are written."""
+        if len(pieces) > 1:
+            for piece in pieces:
+                await self._write([piece])
+        elif not pieces[0].done.done():
+            pieces[0].done.set_exception(RulesOutdated(max(pieces[0].columns.rules_versions)))
 
     async def _write_rows(
         self, columns: ObservationColumns, slots: list[int], indexes: list[int]

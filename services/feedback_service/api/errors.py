@@ -19,4 +19,37 @@ class LimitReached(Problem):
         )
 
 
-ERROR_TABLE: ErrorTable = {LimitReached: ErrorStatus(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED")}
+class RulesOutdated(Problem):
+    """A delivery was re-qualified by newer rules than those of this process."""
+
+    def __init__(self, rules_version: int) -> None:
+        super().__init__(
+            f"version {rules_version} of the qualification rules is outdated: call a replica that has newer ones",
+            metadata={"rules_version": str(rules_version)},
+        )
+
+
+class OutdatedHere(RulesOutdated):
+    """So this process takes no events any more; others do."""
+
+
+class DeliveryNotFound(Problem):
+    """DeliveryService knows no such delivery."""
+
+
+class DeliveryServiceUnavailable(Problem):
+    """DeliveryService did not do its part."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(
+            f"DeliveryService answered {code}: call again, what was done stays done", retry_delay_seconds=1.0
+        )
+
+
+ERROR_TABLE: ErrorTable = {
+    LimitReached: ErrorStatus(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED"),
+    RulesOutdated: ErrorStatus(grpc.StatusCode.FAILED_PRECONDITION, "RULES_OUTDATED"),
+    OutdatedHere: ErrorStatus(grpc.StatusCode.UNAVAILABLE, "RULES_OUTDATED"),
+    DeliveryNotFound: ErrorStatus(grpc.StatusCode.NOT_FOUND, "DELIVERY_NOT_FOUND"),
+    DeliveryServiceUnavailable: ErrorStatus(grpc.StatusCode.UNAVAILABLE, "DELIVERY_SERVICE_UNAVAILABLE"),
+}

@@ -14,8 +14,9 @@ import grpc.aio
 
 from campaign.feedback.v1 import feedback_service_pb2 as feedback_pb
 from campaign.feedback.v1 import feedback_service_pb2_grpc as feedback_grpc
-from feedback_service.api.errors import LimitReached
+from feedback_service.api.errors import LimitReached, OutdatedHere
 from feedback_service.delivery_client import DeliveryClient
+from feedback_service.domain.rules import RULES_VERSION
 from feedback_service.event_budget import EventBudget
 from feedback_service.observation_batch import ClientBatch
 from feedback_service.settings import Settings
@@ -39,6 +40,7 @@ class StreamStatus(feedback_grpc.FeedbackServiceServicer):
         self._none_open = asyncio.Event()
         self._none_open.set()
         self._draining = False
+        self._outdated = False
 
     @property
     def open_streams(self) -> int:
@@ -54,6 +56,12 @@ class StreamStatus(feedback_grpc.FeedbackServiceServicer):
             async with asyncio.timeout(self._settings.drain_seconds):
                 await self._none_open.wait()
 
+    def refuse_as_outdated(self) -> None:
+        """Ends all streams, and takes no more: MTAs send what is not acked again, to a replica with newer rules."""
+        self._outdated = True
+        for stream in self._streams:
+            stream.give_up()
+
     async def StreamStatus(
         self,
         request_iterator: Requests,
@@ -61,6 +69,8 @@ class StreamStatus(feedback_grpc.FeedbackServiceServicer):
     ) -> AsyncIterator[feedback_pb.StreamStatusResponse]:
         if self._draining:
             raise ShuttingDown
+        if self._outdated:
+            raise OutdatedHere(RULES_VERSION)
         if len(self._streams) >= self._settings.streams_max:
             raise LimitReached("streams_max", self._settings.streams_max)
         stream = _MtaStream(self._settings, self._client, self._budget)
@@ -72,6 +82,8 @@ class StreamStatus(feedback_grpc.FeedbackServiceServicer):
                 yield response
             if self._draining:
                 raise ShuttingDown
+            if self._outdated:
+                raise OutdatedHere(RULES_VERSION)
         finally:
             # What was read and is not acked goes its way without the stream; the MTA will send it again.
             await stream.close()
@@ -90,6 +102,7 @@ class _MtaStream:
         self._source_id = ""
         self._reader: asyncio.Task[None] | None = None
         self._stopped_reading = False
+        self._given_up = False
         self._accepted_sent = False
         self._read_through = 0
         self._committed_through = 0
@@ -109,6 +122,12 @@ class _MtaStream:
         self._stopped_reading = True
         if self._reader is not None:
             self._reader.cancel()
+
+    def give_up(self) -> None:
+        """Reads no more, and waits for no more acks: responses end."""
+        self._given_up = True
+        self.stop_reading()
+        self._changed.set()
 
     async def close(self) -> None:
         """Ends the reading, and waits for its end."""
@@ -136,7 +155,7 @@ class _MtaStream:
             if self._reader is not None and self._reader.done():
                 if not self._stopped_reading:
                     self._reader.result()
-                if self._committed_through == self._read_through:
+                if self._given_up or self._committed_through == self._read_through:
                     return None
             await self._changed.wait()
             self._changed.clear()

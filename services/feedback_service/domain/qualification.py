@@ -2,6 +2,7 @@
 
 import re
 from functools import lru_cache
+from typing import NamedTuple
 
 from feedback_service.domain.rules import (
     COMPLAINED,
@@ -23,6 +24,8 @@ TEXT_CHARACTERS_MAX = 1_000
 GAP_CHARACTERS_MAX = 50
 """How much an ellipsis in a rule's text may stand for."""
 
+NO_RULE = "none"
+"""In the place of a rule's name: what was said matches none."""
 _NOTHING_FAILED: Verdict = (FailureType.NONE, Reason.NONE)
 _NO_COMPLAINT = "not-spam"
 # Plain ints: looking an enum's member up costs ten times as much.
@@ -48,6 +51,13 @@ _SMTP_CODE_IN_TEXT = re.compile(r"(?:^|[:;] ?)([45]\d\d)(?=[ -])")
 _ENHANCED_CODE_IN_TEXT = re.compile(r"(?<![\d.])([45]\.[1-9]\d{0,2}\.\d{1,3})(?!\.?\d)")
 _GAP = " … "
 _GAP_STOPS = ("domain", "host", "sender")
+
+
+class Decision(NamedTuple):
+    """A verdict, and what decided: the name of a rule, `kind.…` where the kind alone did, NO_RULE, or empty."""
+
+    verdict: Verdict
+    rule: str
 
 
 class _Phrases:
@@ -89,12 +99,19 @@ def qualify(
     kind: int, smtp_code: int, enhanced_code: str, diagnostic: str, vendor_class: str, feedback_type: str
 ) -> Verdict:
     """The failure type and the reason of an event; NONE and NONE for kinds that are no failure."""
+    return decide(kind, smtp_code, enhanced_code, diagnostic, vendor_class, feedback_type).verdict
+
+
+def decide(
+    kind: int, smtp_code: int, enhanced_code: str, diagnostic: str, vendor_class: str, feedback_type: str
+) -> Decision:
+    """The same, with the rule that decided."""
     if kind not in _KINDS_SAID_WHY:
         if kind == MtaEventKind.ADMIN_BOUNCE:
-            return REMOVED
+            return Decision(REMOVED, "kind.admin-bounce")
         if kind == MtaEventKind.COMPLAINT:
-            return ERROR_IGNORED if implies_nothing(kind, feedback_type) else COMPLAINED
-        return _NOTHING_FAILED
+            return Decision(ERROR_IGNORED if implies_nothing(kind, feedback_type) else COMPLAINED, "kind.complaint")
+        return Decision(_NOTHING_FAILED, "")
     words = diagnostic[:TEXT_CHARACTERS_MAX].lower().split()
     # The reply in the text beats a status that says no more than "failed"; some MTAs report nothing better.
     if words and not smtp_code and (found := _SMTP_CODE_IN_TEXT.search(" ".join(words))):
@@ -124,17 +141,17 @@ def _mask(word: str) -> str:
 
 
 @lru_cache(maxsize=CACHED_DECISIONS_MAX)
-def _decide(kind: int, smtp_code: int, enhanced_code: str, vendor_class: str, text: str) -> Verdict:
+def _decide(kind: int, smtp_code: int, enhanced_code: str, vendor_class: str, text: str) -> Decision:
     rule = first_rule(kind, smtp_code, enhanced_code, vendor_class, text)
     if kind == MtaEventKind.EXPIRATION:
         if rule is not None and rule.row in _EXPIRY_KEEPS_ROWS:
-            return FailureType.SOFT, rule.verdict[1]
-        return UNREACHABLE
+            return Decision((FailureType.SOFT, rule.verdict[1]), rule.name)
+        return Decision(UNREACHABLE, "kind.expiration")
     if rule is None:
-        return NOT_DEFINED
+        return Decision(NOT_DEFINED, NO_RULE)
     if rule.verdict_if_temporary is not None and _is_temporary(kind, smtp_code, enhanced_code, text):
-        return rule.verdict_if_temporary
-    return rule.verdict
+        return Decision(rule.verdict_if_temporary, rule.name)
+    return Decision(rule.verdict, rule.name)
 
 
 def first_rule(kind: int, smtp_code: int, enhanced_code: str, vendor_class: str, text: str) -> Rule | None:

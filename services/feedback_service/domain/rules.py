@@ -2,7 +2,8 @@
 
 The first rule that matches wins. They stand in four groups: the MTA's own specific classes, then texts, then codes,
 then the MTA's vague classes. Text comes before code because MTAs misuse codes: a full mailbox with 5.7.1, `5.0.0` for
-everything, a too busy mailbox with x.2.1. A rule's row is its row in the documentation's table.
+everything, a too busy mailbox with x.2.1. A rule's row is its row in the documentation's table; its name never changes,
+and is never given to another rule: it is what an explanation names.
 
 The texts themselves are in `phrases`, with how they are compared.
 
@@ -35,9 +36,11 @@ REMOVED: Verdict = (FailureType.IGNORED, Reason.NOT_DEFINED)
 class Rule:
     """All conditions given must hold; of alternatives, one is enough. Codes, of either sort, are one condition."""
 
-    row: int
+    name: str
+    """Group and what it is about: `text.mailbox-full`."""
     source: str
     """Where it comes from: the standard that says so, or those who were seen to say it."""
+    row: int
     verdict: Verdict
     verdict_if_temporary: Verdict | None = None
     """What it means while the refusal is not for good. Nothing temporary may be hard."""
@@ -59,19 +62,34 @@ VENDORS = "KumoMTA's labels, SparkPost's bounce classes"
 
 _VENDOR_CLASSES = (
     Rule(
+        name="class.answered",
         row=1,
         source=VENDORS,
         verdict=ERROR_IGNORED,
         vendor_classes=("autoreply", "subscribe", "challengeresponse", "60", "80", "100"),
     ),
     # Somebody opted out: no fault of the address.
-    Rule(row=1, source=VENDORS, verdict=ERROR_IGNORED, vendor_classes=("unsubscribe", "90")),
+    Rule(name="class.unsubscribed", row=1, source=VENDORS, verdict=ERROR_IGNORED, vendor_classes=("unsubscribe", "90")),
     # The MTA's own suppression list.
-    Rule(row=1, source=VENDORS, verdict=REMOVED, vendor_classes=("25",)),
-    Rule(row=8, source=VENDORS, verdict=REFUSED, vendor_classes=("quotaissues", "22"), enhanced_codes=TOO_LARGE),
-    Rule(row=3, source=VENDORS, verdict=MAILBOX_FULL, vendor_classes=("quotaissues", "22")),
-    Rule(row=4, source=VENDORS, verdict=ACCOUNT_DISABLED, vendor_classes=("inactivemailbox",)),
+    Rule(name="class.suppressed", row=1, source=VENDORS, verdict=REMOVED, vendor_classes=("25",)),
     Rule(
+        name="class.too-large",
+        row=8,
+        source=VENDORS,
+        verdict=REFUSED,
+        vendor_classes=("quotaissues", "22"),
+        enhanced_codes=TOO_LARGE,
+    ),
+    Rule(name="class.mailbox-full", row=3, source=VENDORS, verdict=MAILBOX_FULL, vendor_classes=("quotaissues", "22")),
+    Rule(
+        name="class.account-inactive",
+        row=4,
+        source=VENDORS,
+        verdict=ACCOUNT_DISABLED,
+        vendor_classes=("inactivemailbox",),
+    ),
+    Rule(
+        name="class.user-unknown",
         row=5,
         source=VENDORS,
         verdict=USER_UNKNOWN,
@@ -79,9 +97,14 @@ _VENDOR_CLASSES = (
         vendor_classes=("invalidrecipient", "10", "30"),
     ),
     Rule(
-        row=7, source=VENDORS, verdict=INVALID_DOMAIN, vendor_classes=("baddomain", "routingerrors", "dnsfailure", "21")
+        name="class.invalid-domain",
+        row=7,
+        source=VENDORS,
+        verdict=INVALID_DOMAIN,
+        vendor_classes=("baddomain", "routingerrors", "dnsfailure", "21"),
     ),
     Rule(
+        name="class.refused",
         row=8,
         source=VENDORS,
         verdict=REFUSED,
@@ -92,6 +115,7 @@ _VENDOR_CLASSES = (
         ),
     ),
     Rule(
+        name="class.unreachable",
         row=9,
         source=VENDORS,
         verdict=UNREACHABLE,
@@ -104,6 +128,7 @@ _VENDOR_CLASSES = (
 
 _TEXTS = (
     Rule(
+        name="text.auto-reply",
         row=1,
         source="RFC 3834 answers, told by an MTA as bounces",
         verdict=ERROR_IGNORED,
@@ -112,6 +137,7 @@ _TEXTS = (
     ),
     # What concerns the sender may speak of unknown or missing addresses too, and must never quarantine the recipient.
     Rule(
+        name="text.sender-refused",
         row=8,
         source="RFC 5248 x.1.7 and x.1.8 in words; Exim, Postfix, sendmail, Exchange, Amazon SES",
         verdict=REFUSED,
@@ -120,18 +146,21 @@ _TEXTS = (
     # Pacing and grey lists are over soon, however much policy their texts speak of. Nor is a full quota for sending a
     # full mailbox.
     Rule(
+        name="text.pacing",
         row=9,
         source="Gmail, Exchange Online, Yahoo, Amazon SES, Postfix, postgrey",
         verdict=UNREACHABLE,
         texts=phrases.PACED,
     ),
     Rule(
+        name="text.mailbox-full",
         row=3,
         source="RFC 5248 x.2.2 in words; all MTAs",
         verdict=MAILBOX_FULL,
         texts=phrases.MAILBOX_FULL,
     ),
     Rule(
+        name="text.account-gone",
         row=4,
         source="RFC 5248 x.2.1 in words, for good",
         verdict=ACCOUNT_GONE,
@@ -139,12 +168,14 @@ _TEXTS = (
         texts=phrases.ACCOUNT_GONE,
     ),
     Rule(
+        name="text.account-disabled",
         row=4,
         source="RFC 5248 x.2.1 and x.7.13 in words; Gmail, Yahoo, mail.ru, Cox, docomo",
         verdict=ACCOUNT_DISABLED,
         texts=phrases.ACCOUNT_DISABLED,
     ),
     Rule(
+        name="text.user-unknown",
         row=5,
         source="RFC 5248 x.1.1 in words; all MTAs",
         verdict=USER_UNKNOWN,
@@ -153,6 +184,7 @@ _TEXTS = (
     ),
     # Office 365's way of saying so; other servers mean policy by the same words.
     Rule(
+        name="text.office-365-user-unknown",
         row=5,
         source="Exchange Online; SparkPost moved it from block to invalid recipient",
         verdict=USER_UNKNOWN,
@@ -161,18 +193,21 @@ _TEXTS = (
         enhanced_codes=("x.4.1",),
     ),
     Rule(
+        name="text.invalid-domain",
         row=7,
         source="RFC 5248 x.1.2, x.1.10 and x.4.4 in words; Postfix, Exim, sendmail, Exchange",
         verdict=INVALID_DOMAIN,
         texts=phrases.INVALID_DOMAIN,
     ),
     Rule(
+        name="text.refused",
         row=8,
         source="RFC 5248 x.7.*, x.6.*, x.2.3 and x.3.4 in words; block lists and filters of all makers",
         verdict=REFUSED,
         texts=phrases.REFUSED,
     ),
     Rule(
+        name="text.unreachable",
         row=9,
         source="RFC 5248 x.3.* and x.4.* in words; Postfix, Exim, Exchange, sendmail, qmail",
         verdict=UNREACHABLE,
@@ -180,6 +215,7 @@ _TEXTS = (
     ),
     # Vague words, so the last. The standard's own wording for 550: a server that says no more means the address.
     Rule(
+        name="text.mailbox-unavailable",
         row=5,
         source="RFC 5321 section 4.2.3",
         verdict=USER_UNKNOWN,
@@ -188,6 +224,7 @@ _TEXTS = (
         except_enhanced_codes=ABOUT_ANYTHING_ELSE,
     ),
     Rule(
+        name="text.message-refused",
         row=8,
         source="RFC 5321 section 4.2.3, 554",
         verdict=REFUSED,
@@ -196,10 +233,25 @@ _TEXTS = (
 )
 
 _CODES = (
-    Rule(row=3, source="RFC 5248", verdict=MAILBOX_FULL, enhanced_codes=("x.2.2",)),
-    Rule(row=3, source="RFC 5321", verdict=MAILBOX_FULL, smtp_codes=(552,), except_enhanced_codes=TOO_LARGE),
-    Rule(row=4, source="RFC 5248", verdict=ACCOUNT_DISABLED, enhanced_codes=("x.2.1", "x.7.13"), smtp_codes=(525,)),
+    Rule(name="code.mailbox-full", row=3, source="RFC 5248", verdict=MAILBOX_FULL, enhanced_codes=("x.2.2",)),
     Rule(
+        name="code.storage-exceeded",
+        row=3,
+        source="RFC 5321",
+        verdict=MAILBOX_FULL,
+        smtp_codes=(552,),
+        except_enhanced_codes=TOO_LARGE,
+    ),
+    Rule(
+        name="code.account-disabled",
+        row=4,
+        source="RFC 5248",
+        verdict=ACCOUNT_DISABLED,
+        enhanced_codes=("x.2.1", "x.7.13"),
+        smtp_codes=(525,),
+    ),
+    Rule(
+        name="code.user-unknown",
         row=5,
         source="RFC 5248",
         verdict=USER_UNKNOWN,
@@ -207,6 +259,7 @@ _CODES = (
         enhanced_codes=("5.1.1", "5.1.3", "5.1.4", "5.1.6", "5.7.17"),
     ),
     Rule(
+        name="code.invalid-domain",
         row=7,
         source="RFC 5248",
         verdict=INVALID_DOMAIN,
@@ -214,6 +267,7 @@ _CODES = (
         smtp_codes=(556,),
     ),
     Rule(
+        name="code.refused",
         row=8,
         source="RFC 5248",
         verdict=REFUSED,
@@ -221,6 +275,7 @@ _CODES = (
         smtp_codes=(571,),
     ),
     Rule(
+        name="code.unreachable",
         row=9,
         source="RFC 5248",
         verdict=UNREACHABLE,
@@ -230,8 +285,14 @@ _CODES = (
 )
 
 _VAGUE_VENDOR_CLASSES = (
-    Rule(row=9, source=VENDORS, verdict=UNREACHABLE, vendor_classes=("transientfailure", "70")),
-    Rule(row=10, source=VENDORS, verdict=NOT_DEFINED, vendor_classes=("uncategorized", "1", "20", "40")),
+    Rule(name="class.temporary", row=9, source=VENDORS, verdict=UNREACHABLE, vendor_classes=("transientfailure", "70")),
+    Rule(
+        name="class.uncategorized",
+        row=10,
+        source=VENDORS,
+        verdict=NOT_DEFINED,
+        vendor_classes=("uncategorized", "1", "20", "40"),
+    ),
 )
 
 RULES: tuple[Rule, ...] = (*_VENDOR_CLASSES, *_TEXTS, *_CODES, *_VAGUE_VENDOR_CLASSES)

@@ -42,7 +42,7 @@ class Replicas:
 
 
 @asynccontextmanager
-async def _replica(dsn: str) -> AsyncIterator[tuple[ApplyWriter, asyncpg.Pool]]:
+async def replica(dsn: str) -> AsyncIterator[tuple[ApplyWriter, asyncpg.Pool]]:
     database = DatabaseSettings(dsn)
     pool = await open_pool(database)
     writer = ApplyWriter(pool, database, ApplySettings(batch_size_max=7), SystemClock(), lambda _: None)
@@ -59,7 +59,7 @@ async def _replica(dsn: str) -> AsyncIterator[tuple[ApplyWriter, asyncpg.Pool]]:
 @pytest.fixture(scope="module")
 async def replicas(database_factory: DatabaseFactory) -> AsyncIterator[Replicas]:
     async with database_factory.fresh() as dsn:
-        async with _replica(dsn) as (one, pool), _replica(dsn) as (other, _):
+        async with replica(dsn) as (one, pool), replica(dsn) as (other, _):
             yield Replicas(dsn, [one, other], KpiStore(pool, 60.0))
         await assert_laws(dsn)
 

@@ -172,6 +172,29 @@ async def test_status_columns_of_unequal_length_are_refused_by_name(common: Deli
     assert problem.fields == [f"batch.observations.{column}"]
 
 
+@pytest.mark.parametrize(
+    "details",
+    [
+        observation_pb.ObservationDetails(indexes=[0], mta_event_kinds=[4]),
+        observation_pb.ObservationDetails(indexes=[2], mta_event_kinds=[4], vendor_classes=[""]),
+        observation_pb.ObservationDetails(indexes=[0], mta_event_kinds=[-1], vendor_classes=[""]),
+        observation_pb.ObservationDetails(indexes=[0], mta_event_kinds=[4], vendor_classes=["x" * 101]),
+        observation_pb.ObservationDetails(indexes=[0], mta_event_kinds=[4], vendor_classes=["\x00"]),
+    ],
+    ids=["unequal", "index", "kind", "long", "nul"],
+)
+async def test_unsound_details_are_refused(common: DeliveryStack, details: observation_pb.ObservationDetails) -> None:
+    request = batch(1, *delivered("1", range(1, 3)))
+    request.batch.details.CopyFrom(details)
+
+    async with (
+        stream_of(common, opened(), request) as call,
+        refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"),
+    ):
+        await call.read()
+        await call.read()
+
+
 @pytest.mark.parametrize("column", [name for name in FACT_COLUMNS if name != "message_ids"])
 async def test_fact_columns_of_unequal_length_are_refused_by_name(common: DeliveryStack, column: str) -> None:
     columns = facts_of([Fact("1-1"), Fact("1-2")])

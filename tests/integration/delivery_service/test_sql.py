@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -302,3 +303,67 @@ async def test_a_break_down_reads_each_row_once(large: str) -> None:
 def test_no_statement_is_built_from_strings() -> None:
     for path in STORE.glob("*.py"):
         assert not re.search(r"(fetch|execute|fetchrow|fetchval)\(\s*f\"", path.read_text()), path.name
+
+
+async def test_a_page_of_reports_reads_those_of_its_recipients_alone(large: str) -> None:
+    async with connected(large) as connection:
+        await connection.execute(FAILURES)
+    begin, end = datetime(2027, 1, 1, tzinfo=UTC), datetime(2027, 1, 2, tzinfo=UTC)
+    nodes = await _plan(large, query("reports_to_requalify"), DELIVERY_ID, 10_000, 1_000, begin, end, 2)
+    _assert_indexed(nodes, "send_log", "transition", "late_observation", "observation_detail")
+    assert _rows_read(nodes, "send_log") <= 1_000
+    # Each recipient's are looked at for the time, and then read.
+    assert _rows_read(nodes, "transition") <= 4 * 1_000
+    assert _rows_read(nodes, "late_observation") <= 4 * 1_000
+
+
+async def test_a_correction_reads_the_reports_of_its_recipients_alone(large: str) -> None:
+    async with connected(large) as connection:
+        await connection.execute(FAILURES)
+        await connection.execute("set plan_cache_mode = force_generic_plan")
+        before = await _sequential_scans(connection)
+        recipients = list(range(1_024, 1_424))
+        n = len(recipients)
+        columns = (recipients, [3] * n, [FAILURE_TIME_US] * n, [1] * n, [6] * n, [450] * n, [""] * n, ["odd"] * n)
+        now = await connection.fetchval("select now()")
+        changes = await connection.fetch(query("correct_slot"), DELIVERY_ID, 1, now, False, 2, *columns, [0] * n)
+        assert sum(change["reports"] for change in changes) == n
+        assert await _sequential_scans(connection) == before
+
+
+async def test_what_no_rule_reads_is_found_by_its_index(large: str) -> None:
+    async with connected(large) as connection:
+        await connection.execute(FAILURES)
+    begin, end = datetime(2027, 1, 1, tzinfo=UTC), datetime(2027, 1, 2, tzinfo=UTC)
+    nodes = await _plan(large, query("undefined_reports"), [DELIVERY_ID, 2, 3], begin, end, 100)
+    _assert_indexed(nodes, "transition", "late_observation")
+    assert _rows_read(nodes, "transition") <= 3 * 100
+
+
+FAILURE_TIME_US = 1_798_797_600_000_000
+FAILURES = """
+    do $$ begin
+        if not exists (select from transition where outcome = 3) then
+            insert into transition (delivery_id, revision, recipient, slot, before, outcome, failure_type, reason,
+                smtp_code, attempt, rules_version, event_time, commit_time, enhanced_code, diagnostic)
+            select 1, 5000000 + r, r, r / 1024 % 4, 2, 3, 1, 1, 450, 0, 1, '2027-01-01 10:00+00', now(), '', 'odd'
+            from generate_series(1, 50000) r;
+            insert into observation_detail (delivery_id, recipient, outcome, event_time, mta_event_kind, vendor_class)
+            select 1, r, 3, '2027-01-01 10:00+00', 2, 'Other' from generate_series(1, 50000) r;
+            update send_log set outcome = 3, event_time = '2027-01-01 10:00+00', failure_type = 1, reason = 1,
+                smtp_code = 450, diagnostic = 'odd'
+            where delivery_id = 1 and recipient <= 50000;
+        end if;
+    end $$;
+    analyze transition, observation_detail
+    """
+"""A deferral of each of 50,000 messages that no rule has read."""
+
+
+async def _sequential_scans(connection: asyncpg.Connection) -> int:
+    await connection.execute("select pg_stat_force_next_flush()")
+    await connection.execute("select pg_stat_clear_snapshot()")
+    names = ["send_log", "transition", "late_observation", "observation_detail"]
+    return int(
+        await connection.fetchval("select sum(seq_scan) from pg_stat_user_tables where relname = any ($1)", names)
+    )

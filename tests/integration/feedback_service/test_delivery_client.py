@@ -50,6 +50,7 @@ async def test_a_stop_that_meets_the_end_of_the_stream_is_a_stop(
         random.random,
         replica_id="replica",
         on_connection=ignore,
+        on_outdated=lambda: None,
     )
     delivery.acking.clear()
     running = asyncio.create_task(client.run())

@@ -7,10 +7,13 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from campaign.delivery.v1 import observation_service_pb2 as observation_pb
 from campaign.feedback.v1 import feedback_service_pb2 as pb
 from campaign.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceStub
+from campaign.feedback.v1.qualification_service_pb2 import RequalifyRequest
+from campaign.feedback.v1.qualification_service_pb2_grpc import QualificationServiceStub
 from tests.support.eventually import eventually
 from tests.support.feedback_stack import (
     NOT_SERVING,
@@ -499,3 +502,9 @@ async def raise_status(mta: MtaClient) -> None:
     code, details = await mta.call.code(), await mta.call.details()
     trailing = await mta.call.trailing_metadata()
     raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details)
+
+
+async def test_a_requalification_that_delivery_service_does_not_serve_says_so(stack: FeedbackStack) -> None:
+    rules = QualificationServiceStub(stack.channel("administration"))
+    async with refused(grpc.StatusCode.UNAVAILABLE, "DELIVERY_SERVICE_UNAVAILABLE"):
+        await rules.Requalify(RequalifyRequest(since_time=Timestamp(seconds=1_800_000_000 - 10**8))).read()

@@ -191,3 +191,20 @@ def test_paused_domains_are_told_and_parts_that_wait_for_them() -> None:
     assert told[FactKind.PARTS_HELD].sentence == "3 parts with nothing left but 70 messages to paused domains."
     assert told[FactKind.PARTS_HELD].count == 70
     assert FactKind.PARTS_FREE not in told
+
+
+def test_a_correction_says_how_a_report_counts_by_newer_rules() -> None:
+    bounced = seen(Outcome.BOUNCED, 10, revision=1, failure_type=1, reason=1)
+    corrected = replace(seen(Outcome.BOUNCED, 10, revision=2, failure_type=2, reason=2), correction=True)
+    unchanged = replace(seen(Outcome.BOUNCED, 10, revision=3, failure_type=2, reason=2), correction=True)
+    superseded = replace(seen(Outcome.DEFERRED, 5, failure_type=1, reason=6), correction=True)
+
+    found = explain_reports([superseded, bounced, corrected, unchanged])
+
+    assert [one.verdict for one in found] == [Verdict.CORRECTED, Verdict.APPLIED, Verdict.CORRECTED, Verdict.CORRECTED]
+    assert [one.sentence for one in (found[0], *found[2:])] == [
+        "Corrected: it counts as SOFT, MAILBOX_FULL; the outcome stays. Qualified by version 3 of the rules.",
+        "Corrected: it counts as HARD, USER_UNKNOWN, not SOFT, NOT_DEFINED; the outcome stays. "
+        "Qualified by version 3 of the rules.",
+        "Corrected: newer rules read another report of this message otherwise; where it stands stays the same.",
+    ]

@@ -192,3 +192,24 @@ def test_what_came_in_is_counted_by_kind() -> None:
     assert batch.received[pb.MTA_EVENT_KIND_OPEN] == 1
     assert batch.not_defined == 1
     assert batch.malformed == 1
+
+
+def test_only_what_the_columns_do_not_say_is_sent_beside_them_in_each_piece() -> None:
+    events = [
+        event(pb.MTA_EVENT_KIND_BOUNCE),
+        event(pb.MTA_EVENT_KIND_BOUNCE, vendor_class="BadDomain"),
+        event(),
+        event(pb.MTA_EVENT_KIND_OPEN),
+        event(pb.MTA_EVENT_KIND_OUT_OF_BAND_BOUNCE),
+        event(pb.MTA_EVENT_KIND_ADMIN_BOUNCE),
+    ]
+    _, batch = filled(*events)
+
+    def details(piece: Piece) -> list[tuple[int, int, str]]:
+        told = piece.request().batch.details
+        return list(zip(told.indexes, told.mta_event_kinds, told.vendor_classes, strict=True))
+
+    bounce, out_of_band, removed = 4, 6, 5
+    assert details(Piece.whole(batch)) == [(1, bounce, "BadDomain"), (3, out_of_band, ""), (4, removed, "")]
+    first, second = Piece.whole(batch).halves()
+    assert (details(first), details(second)) == ([(1, bounce, "BadDomain")], [(0, out_of_band, ""), (1, removed, "")])

@@ -1,5 +1,6 @@
 """The qualification: one test per row of its table, real phrasings, the order of the rules, and what always holds."""
 
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feedback_service.domain import rules
-from feedback_service.domain.qualification import first_rule, implies_nothing, qualify
+from feedback_service.domain.qualification import NO_RULE, decide, first_rule, implies_nothing, qualify
 from feedback_service.domain.vocabulary import OUTCOME_OF_KIND, FailureType, MtaEventKind, Reason
 
 BOUNCE = MtaEventKind.BOUNCE
@@ -450,3 +451,33 @@ def test_qualification_never_fails_and_always_answers_the_same(
         assert (failure_type, reason) == (FailureType.NONE, Reason.NONE)
     if kind in (RETRY, EXPIRED):
         assert failure_type != FailureType.HARD
+
+
+def test_every_rule_has_a_name_of_its_own_and_tells_where_it_comes_from() -> None:
+    names = [rule.name for rule in rules.RULES]
+    assert len(set(names)) == len(names)
+    for rule in rules.RULES:
+        assert re.fullmatch(r"(class|text|code)\.[a-z0-9-]+", rule.name), rule.name
+        assert rule.name.startswith("text.") == bool(rule.texts), rule.name
+        assert rule.source, rule.name
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "enhanced", "text", "vendor_class", "rule"),
+    [
+        (MtaEventKind.BOUNCE, 550, "5.7.1", "mailbox is full", "", "text.mailbox-full"),
+        (MtaEventKind.BOUNCE, 550, "5.1.1", "", "", "code.user-unknown"),
+        (MtaEventKind.TRANSIENT_FAILURE, 450, "4.1.1", "user unknown", "", "text.user-unknown"),
+        (MtaEventKind.BOUNCE, 550, "5.1.1", "user unknown", "InactiveMailbox", "class.account-inactive"),
+        (MtaEventKind.BOUNCE, 554, "", "no reason given", "", NO_RULE),
+        (MtaEventKind.EXPIRATION, 450, "4.2.2", "", "", "code.mailbox-full"),
+        (MtaEventKind.EXPIRATION, 0, "", "", "", "kind.expiration"),
+        (MtaEventKind.ADMIN_BOUNCE, 550, "5.1.1", "user unknown", "", "kind.admin-bounce"),
+        (MtaEventKind.COMPLAINT, 0, "", "", "", "kind.complaint"),
+        (MtaEventKind.DELIVERY, 250, "2.0.0", "ok", "", ""),
+    ],
+)
+def test_a_decision_names_the_rule_that_decided(
+    kind: MtaEventKind, code: int, enhanced: str, text: str, vendor_class: str, rule: str
+) -> None:
+    assert decide(kind, code, enhanced, text, vendor_class, "").rule == rule

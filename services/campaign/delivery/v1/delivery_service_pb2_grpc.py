@@ -12,6 +12,7 @@ from campaign.delivery.v1 import explanation_pb2 as campaign_dot_delivery_dot_v1
 from campaign.delivery.v1 import look_ups_pb2 as campaign_dot_delivery_dot_v1_dot_look__ups__pb2
 from campaign.delivery.v1 import occurrence_pb2 as campaign_dot_delivery_dot_v1_dot_occurrence__pb2
 from campaign.delivery.v1 import send_log_feed_pb2 as campaign_dot_delivery_dot_v1_dot_send__log__feed__pb2
+from campaign.delivery.v1 import undefined_failure_pb2 as campaign_dot_delivery_dot_v1_dot_undefined__failure__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -140,6 +141,11 @@ class DeliveryServiceStub:
                 '/campaign.delivery.v1.DeliveryService/ListDeadLetters',
                 request_serializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ListDeadLettersRequest.SerializeToString,
                 response_deserializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ListDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.ListUndefinedFailures = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/ListUndefinedFailures',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_undefined__failure__pb2.ListUndefinedFailuresRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_undefined__failure__pb2.ListUndefinedFailuresResponse.FromString,
                 _registered_method=True)
         self.WatchSendLogs = channel.unary_stream(
                 '/campaign.delivery.v1.DeliveryService/WatchSendLogs',
@@ -416,6 +422,15 @@ class DeliveryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListUndefinedFailures(self, request, context):
+        """Lists what MTAs said that no qualification rule reads, most frequent first: reports of reason NOT_DEFINED in a time,
+        grouped by their words and codes. Looks at a bounded number of them, newest deliveries first. Errors:
+        INVALID_ARGUMENT/INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchSendLogs(self, request, context):
         """Streams the transitions of a delivery's send logs in commit order: no gap and no repetition, over reconnects and
         replicas, by the resume token that each response carries. Ends with OK when the delivery is settled and everything
@@ -685,6 +700,11 @@ def add_DeliveryServiceServicer_to_server(servicer, server):
                     servicer.ListDeadLetters,
                     request_deserializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ListDeadLettersRequest.FromString,
                     response_serializer=campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'ListUndefinedFailures': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUndefinedFailures,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_undefined__failure__pb2.ListUndefinedFailuresRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_undefined__failure__pb2.ListUndefinedFailuresResponse.SerializeToString,
             ),
             'WatchSendLogs': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchSendLogs,
@@ -1304,6 +1324,33 @@ class DeliveryService:
             '/campaign.delivery.v1.DeliveryService/ListDeadLetters',
             campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ListDeadLettersRequest.SerializeToString,
             campaign_dot_delivery_dot_v1_dot_delivery__service__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUndefinedFailures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/ListUndefinedFailures',
+            campaign_dot_delivery_dot_v1_dot_undefined__failure__pb2.ListUndefinedFailuresRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_undefined__failure__pb2.ListUndefinedFailuresResponse.FromString,
             options,
             channel_credentials,
             insecure,

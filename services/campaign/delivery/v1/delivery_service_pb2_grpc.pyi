@@ -12,6 +12,7 @@ from campaign.delivery.v1 import explanation_pb2 as _explanation_pb2
 from campaign.delivery.v1 import look_ups_pb2 as _look_ups_pb2
 from campaign.delivery.v1 import occurrence_pb2 as _occurrence_pb2
 from campaign.delivery.v1 import send_log_feed_pb2 as _send_log_feed_pb2
+from campaign.delivery.v1 import undefined_failure_pb2 as _undefined_failure_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
@@ -111,6 +112,11 @@ class DeliveryServiceStub:
     """Gets one send log with everything known about its message. Errors: NOT_FOUND."""
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.ListDeadLettersRequest, _delivery_service_pb2.ListDeadLettersResponse]
     """Lists MTA events whose message does not exist, newest first. Bounded: the oldest are dropped."""
+    ListUndefinedFailures: _aio.UnaryUnaryMultiCallable[_undefined_failure_pb2.ListUndefinedFailuresRequest, _undefined_failure_pb2.ListUndefinedFailuresResponse]
+    """Lists what MTAs said that no qualification rule reads, most frequent first: reports of reason NOT_DEFINED in a time,
+    grouped by their words and codes. Looks at a bounded number of them, newest deliveries first. Errors:
+    INVALID_ARGUMENT/INVALID_FIELD.
+    """
     WatchSendLogs: _aio.UnaryStreamMultiCallable[_send_log_feed_pb2.WatchSendLogsRequest, _send_log_feed_pb2.WatchSendLogsResponse]
     """Streams the transitions of a delivery's send logs in commit order: no gap and no repetition, over reconnects and
     replicas, by the resume token that each response carries. Ends with OK when the delivery is settled and everything
@@ -404,6 +410,17 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_delivery_service_pb2.ListDeadLettersRequest, _abc.Awaitable[_delivery_service_pb2.ListDeadLettersResponse]],
     ) -> _abc.Awaitable[_delivery_service_pb2.ListDeadLettersResponse]:
         """Lists MTA events whose message does not exist, newest first. Bounded: the oldest are dropped."""
+
+    @_abc_1.abstractmethod
+    def ListUndefinedFailures(
+        self,
+        request: _undefined_failure_pb2.ListUndefinedFailuresRequest,
+        context: _aio.ServicerContext[_undefined_failure_pb2.ListUndefinedFailuresRequest, _abc.Awaitable[_undefined_failure_pb2.ListUndefinedFailuresResponse]],
+    ) -> _abc.Awaitable[_undefined_failure_pb2.ListUndefinedFailuresResponse]:
+        """Lists what MTAs said that no qualification rule reads, most frequent first: reports of reason NOT_DEFINED in a time,
+        grouped by their words and codes. Looks at a bounded number of them, newest deliveries first. Errors:
+        INVALID_ARGUMENT/INVALID_FIELD.
+        """
 
     @_abc_1.abstractmethod
     def WatchSendLogs(

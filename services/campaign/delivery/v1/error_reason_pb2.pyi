@@ -96,6 +96,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_MTA_SIDE_UNAVAILABLE: _ErrorReason.ValueType  # 62
     """UNAVAILABLE. The MTA side did not answer; whether the message left is not known. Metadata: delivery_id."""
+    ERROR_REASON_RULES_OUTDATED: _ErrorReason.ValueType  # 98
+    """FAILED_PRECONDITION; of StreamStatus, whose caller finds a newer replica, UNAVAILABLE. A delivery was re-qualified by
+    newer rules than those of the process that qualified. Nothing is lost: what was not acked is sent again. Metadata:
+    rules_version, the outdated one.
+    """
+    ERROR_REASON_DELIVERY_SERVICE_UNAVAILABLE: _ErrorReason.ValueType  # 99
+    """UNAVAILABLE. FeedbackService can't reach DeliveryService. Retry with back-off."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo (domain "campaign") that every error status carries, spelled without the
@@ -177,4 +184,11 @@ Metadata: delivery_id, subject.
 """
 ERROR_REASON_MTA_SIDE_UNAVAILABLE: ErrorReason.ValueType  # 62
 """UNAVAILABLE. The MTA side did not answer; whether the message left is not known. Metadata: delivery_id."""
+ERROR_REASON_RULES_OUTDATED: ErrorReason.ValueType  # 98
+"""FAILED_PRECONDITION; of StreamStatus, whose caller finds a newer replica, UNAVAILABLE. A delivery was re-qualified by
+newer rules than those of the process that qualified. Nothing is lost: what was not acked is sent again. Metadata:
+rules_version, the outdated one.
+"""
+ERROR_REASON_DELIVERY_SERVICE_UNAVAILABLE: ErrorReason.ValueType  # 99
+"""UNAVAILABLE. FeedbackService can't reach DeliveryService. Retry with back-off."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -156,6 +156,8 @@ class _EventVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventVer
     """Something greater was known already: it was kept, and changed nothing."""
     EVENT_VERDICT_IGNORED: _EventVerdict.ValueType  # 3
     """A fact beside the outcome (open, click and the like): it never changes the row."""
+    EVENT_VERDICT_CORRECTED: _EventVerdict.ValueType  # 4
+    """No report, but what newer rules have read in one: how it counts was corrected."""
 
 class EventVerdict(_EventVerdict, metaclass=_EventVerdictEnumTypeWrapper):
     """What became of a report. May grow."""
@@ -168,6 +170,8 @@ EVENT_VERDICT_LATE: EventVerdict.ValueType  # 2
 """Something greater was known already: it was kept, and changed nothing."""
 EVENT_VERDICT_IGNORED: EventVerdict.ValueType  # 3
 """A fact beside the outcome (open, click and the like): it never changes the row."""
+EVENT_VERDICT_CORRECTED: EventVerdict.ValueType  # 4
+"""No report, but what newer rules have read in one: how it counts was corrected."""
 Global___EventVerdict: _TypeAlias = EventVerdict  # noqa: Y015
 
 class _DecidedBy:

@@ -26,7 +26,7 @@ from campaign.delivery.v1 import role_pb2 as campaign_dot_delivery_dot_v1_dot_ro
 from campaign.delivery.v1 import send_log_pb2 as campaign_dot_delivery_dot_v1_dot_send__log__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.campaign/delivery/v1/observation_service.proto\x12\x14\x63\x61mpaign.delivery.v1\x1a\x1f\x63\x61mpaign/delivery/v1/role.proto\x1a#campaign/delivery/v1/send_log.proto\"\xc0\x01\n\x0c\x41pplyRequest\x12/\n\x04open\x18\x01 \x01(\x0b\x32\x1f.campaign.delivery.v1.ApplyOpenH\x00\x12\x37\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32&.campaign.delivery.v1.ObservationBatchH\x00\x12;\n\rsource_report\x18\x03 \x01(\x0b\x32\".campaign.delivery.v1.SourceReportH\x00\x42\t\n\x07request\"\x1f\n\tApplyOpen\x12\x12\n\nreplica_id\x18\x01 \x01(\t\"\"\n\x0cSourceReport\x12\x12\n\nsource_ids\x18\x01 \x03(\t\"\xcc\x01\n\x10ObservationBatch\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x15\n\rrules_version\x18\x02 \x01(\x05\x12>\n\x0cobservations\x18\x03 \x01(\x0b\x32(.campaign.delivery.v1.StatusObservations\x12;\n\x0etracking_facts\x18\x04 \x01(\x0b\x32#.campaign.delivery.v1.TrackingFacts\x12\x12\n\nsource_ids\x18\x05 \x03(\t\"\xbf\x02\n\x12StatusObservations\x12\x13\n\x0bmessage_ids\x18\x01 \x03(\t\x12/\n\x08outcomes\x18\x02 \x03(\x0e\x32\x1d.campaign.delivery.v1.Outcome\x12\x16\n\x0e\x65vent_times_us\x18\x03 \x03(\x10\x12\x12\n\nsmtp_codes\x18\x04 \x03(\x05\x12\x16\n\x0e\x65nhanced_codes\x18\x05 \x03(\t\x12\x38\n\rfailure_types\x18\x06 \x03(\x0e\x32!.campaign.delivery.v1.FailureType\x12-\n\x07reasons\x18\x07 \x03(\x0e\x32\x1c.campaign.delivery.v1.Reason\x12\x13\n\x0b\x64iagnostics\x18\x08 \x03(\t\x12\x10\n\x08\x61ttempts\x18\t \x03(\x05\x12\x0f\n\x07sources\x18\n \x03(\x05\"\x93\x01\n\rTrackingFacts\x12\x13\n\x0bmessage_ids\x18\x01 \x03(\t\x12\x36\n\x05kinds\x18\x02 \x03(\x0e\x32\'.campaign.delivery.v1.TimelineEntryKind\x12\x16\n\x0e\x65vent_times_us\x18\x03 \x03(\x10\x12\x0c\n\x04urls\x18\x04 \x03(\t\x12\x0f\n\x07sources\x18\x05 \x03(\x05\"\x83\x01\n\rApplyResponse\x12\x37\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32#.campaign.delivery.v1.ApplyAcceptedH\x00\x12-\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x1e.campaign.delivery.v1.ApplyAckH\x00\x42\n\n\x08response\"H\n\rApplyAccepted\x12\x1f\n\x17outstanding_batches_max\x18\x01 \x01(\x05\x12\x16\n\x0e\x62\x61tch_size_max\x18\x02 \x01(\x05\"a\n\x08\x41pplyAck\x12\x15\n\racked_through\x18\x01 \x01(\x03\x12>\n\nrejections\x18\x02 \x03(\x0b\x32*.campaign.delivery.v1.ObservationRejection\"~\n\x14ObservationRejection\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x10\n\x08tracking\x18\x02 \x01(\x08\x12\x35\n\x06reason\x18\x03 \x01(\x0e\x32%.campaign.delivery.v1.RejectionReason\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t*y\n\x0fRejectionReason\x12 \n\x1cREJECTION_REASON_UNSPECIFIED\x10\x00\x12$\n REJECTION_REASON_UNKNOWN_MESSAGE\x10\x01\x12\x1e\n\x1aREJECTION_REASON_MALFORMED\x10\x02\x32p\n\x12ObservationService\x12Z\n\x05\x41pply\x12\".campaign.delivery.v1.ApplyRequest\x1a#.campaign.delivery.v1.ApplyResponse\"\x04\xa8\xbb\x18\x05(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.campaign/delivery/v1/observation_service.proto\x12\x14\x63\x61mpaign.delivery.v1\x1a\x1f\x63\x61mpaign/delivery/v1/role.proto\x1a#campaign/delivery/v1/send_log.proto\"\xc0\x01\n\x0c\x41pplyRequest\x12/\n\x04open\x18\x01 \x01(\x0b\x32\x1f.campaign.delivery.v1.ApplyOpenH\x00\x12\x37\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32&.campaign.delivery.v1.ObservationBatchH\x00\x12;\n\rsource_report\x18\x03 \x01(\x0b\x32\".campaign.delivery.v1.SourceReportH\x00\x42\t\n\x07request\"\x1f\n\tApplyOpen\x12\x12\n\nreplica_id\x18\x01 \x01(\t\"\"\n\x0cSourceReport\x12\x12\n\nsource_ids\x18\x01 \x03(\t\"\x87\x02\n\x10ObservationBatch\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x15\n\rrules_version\x18\x02 \x01(\x05\x12>\n\x0cobservations\x18\x03 \x01(\x0b\x32(.campaign.delivery.v1.StatusObservations\x12;\n\x0etracking_facts\x18\x04 \x01(\x0b\x32#.campaign.delivery.v1.TrackingFacts\x12\x12\n\nsource_ids\x18\x05 \x03(\t\x12\x39\n\x07\x64\x65tails\x18\x06 \x01(\x0b\x32(.campaign.delivery.v1.ObservationDetails\"V\n\x12ObservationDetails\x12\x0f\n\x07indexes\x18\x01 \x03(\x05\x12\x17\n\x0fmta_event_kinds\x18\x02 \x03(\x05\x12\x16\n\x0evendor_classes\x18\x03 \x03(\t\"\xbf\x02\n\x12StatusObservations\x12\x13\n\x0bmessage_ids\x18\x01 \x03(\t\x12/\n\x08outcomes\x18\x02 \x03(\x0e\x32\x1d.campaign.delivery.v1.Outcome\x12\x16\n\x0e\x65vent_times_us\x18\x03 \x03(\x10\x12\x12\n\nsmtp_codes\x18\x04 \x03(\x05\x12\x16\n\x0e\x65nhanced_codes\x18\x05 \x03(\t\x12\x38\n\rfailure_types\x18\x06 \x03(\x0e\x32!.campaign.delivery.v1.FailureType\x12-\n\x07reasons\x18\x07 \x03(\x0e\x32\x1c.campaign.delivery.v1.Reason\x12\x13\n\x0b\x64iagnostics\x18\x08 \x03(\t\x12\x10\n\x08\x61ttempts\x18\t \x03(\x05\x12\x0f\n\x07sources\x18\n \x03(\x05\"\x93\x01\n\rTrackingFacts\x12\x13\n\x0bmessage_ids\x18\x01 \x03(\t\x12\x36\n\x05kinds\x18\x02 \x03(\x0e\x32\'.campaign.delivery.v1.TimelineEntryKind\x12\x16\n\x0e\x65vent_times_us\x18\x03 \x03(\x10\x12\x0c\n\x04urls\x18\x04 \x03(\t\x12\x0f\n\x07sources\x18\x05 \x03(\x05\"\x83\x01\n\rApplyResponse\x12\x37\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32#.campaign.delivery.v1.ApplyAcceptedH\x00\x12-\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x1e.campaign.delivery.v1.ApplyAckH\x00\x42\n\n\x08response\"H\n\rApplyAccepted\x12\x1f\n\x17outstanding_batches_max\x18\x01 \x01(\x05\x12\x16\n\x0e\x62\x61tch_size_max\x18\x02 \x01(\x05\"a\n\x08\x41pplyAck\x12\x15\n\racked_through\x18\x01 \x01(\x03\x12>\n\nrejections\x18\x02 \x03(\x0b\x32*.campaign.delivery.v1.ObservationRejection\"~\n\x14ObservationRejection\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x10\n\x08tracking\x18\x02 \x01(\x08\x12\x35\n\x06reason\x18\x03 \x01(\x0e\x32%.campaign.delivery.v1.RejectionReason\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t*y\n\x0fRejectionReason\x12 \n\x1cREJECTION_REASON_UNSPECIFIED\x10\x00\x12$\n REJECTION_REASON_UNKNOWN_MESSAGE\x10\x01\x12\x1e\n\x1aREJECTION_REASON_MALFORMED\x10\x02\x32p\n\x12ObservationService\x12Z\n\x05\x41pply\x12\".campaign.delivery.v1.ApplyRequest\x1a#.campaign.delivery.v1.ApplyResponse\"\x04\xa8\xbb\x18\x05(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_OBSERVATIONSERVICE'].methods_by_name['Apply']._loaded_options = None
   _globals['_OBSERVATIONSERVICE'].methods_by_name['Apply']._serialized_options = b'\250\273\030\005'
-  _globals['_REJECTIONREASON']._serialized_start=1520
-  _globals['_REJECTIONREASON']._serialized_end=1641
+  _globals['_REJECTIONREASON']._serialized_start=1667
+  _globals['_REJECTIONREASON']._serialized_end=1788
   _globals['_APPLYREQUEST']._serialized_start=143
   _globals['_APPLYREQUEST']._serialized_end=335
   _globals['_APPLYOPEN']._serialized_start=337
@@ -44,19 +44,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SOURCEREPORT']._serialized_start=370
   _globals['_SOURCEREPORT']._serialized_end=404
   _globals['_OBSERVATIONBATCH']._serialized_start=407
-  _globals['_OBSERVATIONBATCH']._serialized_end=611
-  _globals['_STATUSOBSERVATIONS']._serialized_start=614
-  _globals['_STATUSOBSERVATIONS']._serialized_end=933
-  _globals['_TRACKINGFACTS']._serialized_start=936
-  _globals['_TRACKINGFACTS']._serialized_end=1083
-  _globals['_APPLYRESPONSE']._serialized_start=1086
-  _globals['_APPLYRESPONSE']._serialized_end=1217
-  _globals['_APPLYACCEPTED']._serialized_start=1219
-  _globals['_APPLYACCEPTED']._serialized_end=1291
-  _globals['_APPLYACK']._serialized_start=1293
-  _globals['_APPLYACK']._serialized_end=1390
-  _globals['_OBSERVATIONREJECTION']._serialized_start=1392
-  _globals['_OBSERVATIONREJECTION']._serialized_end=1518
-  _globals['_OBSERVATIONSERVICE']._serialized_start=1643
-  _globals['_OBSERVATIONSERVICE']._serialized_end=1755
+  _globals['_OBSERVATIONBATCH']._serialized_end=670
+  _globals['_OBSERVATIONDETAILS']._serialized_start=672
+  _globals['_OBSERVATIONDETAILS']._serialized_end=758
+  _globals['_STATUSOBSERVATIONS']._serialized_start=761
+  _globals['_STATUSOBSERVATIONS']._serialized_end=1080
+  _globals['_TRACKINGFACTS']._serialized_start=1083
+  _globals['_TRACKINGFACTS']._serialized_end=1230
+  _globals['_APPLYRESPONSE']._serialized_start=1233
+  _globals['_APPLYRESPONSE']._serialized_end=1364
+  _globals['_APPLYACCEPTED']._serialized_start=1366
+  _globals['_APPLYACCEPTED']._serialized_end=1438
+  _globals['_APPLYACK']._serialized_start=1440
+  _globals['_APPLYACK']._serialized_end=1537
+  _globals['_OBSERVATIONREJECTION']._serialized_start=1539
+  _globals['_OBSERVATIONREJECTION']._serialized_end=1665
+  _globals['_OBSERVATIONSERVICE']._serialized_start=1790
+  _globals['_OBSERVATIONSERVICE']._serialized_end=1902
 # @@protoc_insertion_point(module_scope)

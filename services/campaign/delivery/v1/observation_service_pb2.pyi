@@ -141,6 +141,7 @@ class ObservationBatch(_message.Message):
     OBSERVATIONS_FIELD_NUMBER: _builtins.int
     TRACKING_FACTS_FIELD_NUMBER: _builtins.int
     SOURCE_IDS_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Grows by one from 1 on each stream."""
     rules_version: _builtins.int
@@ -157,6 +158,10 @@ class ObservationBatch(_message.Message):
     def source_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The distinct sources of this batch, referred to by index."""
 
+    @_builtins.property
+    def details(self) -> Global___ObservationDetails:
+        """What some of the observations say beside their columns."""
+
     def __init__(
         self,
         *,
@@ -165,14 +170,51 @@ class ObservationBatch(_message.Message):
         observations: Global___StatusObservations | None = ...,
         tracking_facts: Global___TrackingFacts | None = ...,
         source_ids: _abc.Iterable[_builtins.str] | None = ...,
+        details: Global___ObservationDetails | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["observations", b"observations", "tracking_facts", b"tracking_facts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "observations", b"observations", "tracking_facts", b"tracking_facts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["observations", b"observations", "rules_version", b"rules_version", "sequence", b"sequence", "source_ids", b"source_ids", "tracking_facts", b"tracking_facts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "observations", b"observations", "rules_version", b"rules_version", "sequence", b"sequence", "source_ids", b"source_ids", "tracking_facts", b"tracking_facts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ObservationBatch: _TypeAlias = ObservationBatch  # noqa: Y015
+
+@_typing.final
+class ObservationDetails(_message.Message):
+    """Columns of what few observations say, of equal length: kept so that they can be qualified again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEXES_FIELD_NUMBER: _builtins.int
+    MTA_EVENT_KINDS_FIELD_NUMBER: _builtins.int
+    VENDOR_CLASSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The observation, as an index into StatusObservations; ascending."""
+
+    @_builtins.property
+    def mta_event_kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The number of the campaign.feedback.v1.MtaEventKind."""
+
+    @_builtins.property
+    def vendor_classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The MTA's own class of the failure, at most 100 characters; empty if it gave none."""
+
+    def __init__(
+        self,
+        *,
+        indexes: _abc.Iterable[_builtins.int] | None = ...,
+        mta_event_kinds: _abc.Iterable[_builtins.int] | None = ...,
+        vendor_classes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indexes", b"indexes", "mta_event_kinds", b"mta_event_kinds", "vendor_classes", b"vendor_classes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ObservationDetails: _TypeAlias = ObservationDetails  # noqa: Y015
 
 @_typing.final
 class StatusObservations(_message.Message):

@@ -56,7 +56,9 @@ class ObservationServiceServicer:
         Streaming because it is the hot path: a unary call per batch would pay a round trip each.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD (no open first, columns of unequal length, batch too large, sequence out
-        of order), UNAVAILABLE (database away, or shutting down: reopen and resend).
+        of order), FAILED_PRECONDITION/RULES_OUTDATED (a delivery was re-qualified by newer rules than a batch's: nothing
+        of that batch is acked, so whoever sent it sends it again to a replica with the newer rules), UNAVAILABLE (database
+        away, or shutting down: reopen and resend).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

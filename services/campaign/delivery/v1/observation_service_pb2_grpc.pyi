@@ -26,7 +26,9 @@ class ObservationServiceStub:
     Streaming because it is the hot path: a unary call per batch would pay a round trip each.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD (no open first, columns of unequal length, batch too large, sequence out
-    of order), UNAVAILABLE (database away, or shutting down: reopen and resend).
+    of order), FAILED_PRECONDITION/RULES_OUTDATED (a delivery was re-qualified by newer rules than a batch's: nothing
+    of that batch is acked, so whoever sent it sends it again to a replica with the newer rules), UNAVAILABLE (database
+    away, or shutting down: reopen and resend).
     """
 
 class ObservationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -47,7 +49,9 @@ class ObservationServiceServicer(metaclass=_abc_1.ABCMeta):
         Streaming because it is the hot path: a unary call per batch would pay a round trip each.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD (no open first, columns of unequal length, batch too large, sequence out
-        of order), UNAVAILABLE (database away, or shutting down: reopen and resend).
+        of order), FAILED_PRECONDITION/RULES_OUTDATED (a delivery was re-qualified by newer rules than a batch's: nothing
+        of that batch is acked, so whoever sent it sends it again to a replica with the newer rules), UNAVAILABLE (database
+        away, or shutting down: reopen and resend).
         """
 
 def add_ObservationServiceServicer_to_server(servicer: ObservationServiceServicer, server: _aio.Server) -> None: ...

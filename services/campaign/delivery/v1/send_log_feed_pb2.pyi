@@ -154,6 +154,7 @@ class SendLogChange(_message.Message):
     COMMIT_TIME_FIELD_NUMBER: _builtins.int
     SLOT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    CORRECTION_FIELD_NUMBER: _builtins.int
     recipient: _builtins.int
     """The recipient's number inside the delivery, from 1."""
     profile_id: _builtins.str
@@ -184,6 +185,10 @@ class SendLogChange(_message.Message):
     """The slot of the log. With `revision`, the transition's place in commit order."""
     revision: _builtins.int
     """The slot's revision."""
+    correction: _builtins.bool
+    """It is a correction: newer rules have read a report about the message otherwise than before. `outcome` is as it was;
+    type and reason, too, if it was not the report that the message stands at.
+    """
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """When it happened, by the MTA's clock."""
@@ -212,10 +217,11 @@ class SendLogChange(_message.Message):
         commit_time: _timestamp_pb2.Timestamp | None = ...,
         slot: _builtins.int = ...,
         revision: _builtins.int = ...,
+        correction: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "event_time", b"event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "before", b"before", "commit_time", b"commit_time", "diagnostic", b"diagnostic", "enhanced_code", b"enhanced_code", "event_time", b"event_time", "failure_type", b"failure_type", "outcome", b"outcome", "profile_id", b"profile_id", "reason", b"reason", "recipient", b"recipient", "revision", b"revision", "rules_version", b"rules_version", "slot", b"slot", "smtp_code", b"smtp_code", "status", b"status", "status_before", b"status_before"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "before", b"before", "commit_time", b"commit_time", "correction", b"correction", "diagnostic", b"diagnostic", "enhanced_code", b"enhanced_code", "event_time", b"event_time", "failure_type", b"failure_type", "outcome", b"outcome", "profile_id", b"profile_id", "reason", b"reason", "recipient", b"recipient", "revision", b"revision", "rules_version", b"rules_version", "slot", b"slot", "smtp_code", b"smtp_code", "status", b"status", "status_before", b"status_before"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

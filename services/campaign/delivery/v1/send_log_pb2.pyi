@@ -332,6 +332,9 @@ class TimelineEntry(_message.Message):
     SLOT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     URL_FIELD_NUMBER: _builtins.int
+    CORRECTION_FIELD_NUMBER: _builtins.int
+    MTA_EVENT_KIND_FIELD_NUMBER: _builtins.int
+    VENDOR_CLASS_FIELD_NUMBER: _builtins.int
     kind: Global___TimelineEntryKind.ValueType
     """What kind of entry this is."""
     before: Global___Outcome.ValueType
@@ -358,6 +361,16 @@ class TimelineEntry(_message.Message):
     """For TRANSITION: the slot's revision."""
     url: _builtins.str
     """For CLICK: the link."""
+    correction: _builtins.bool
+    """Re-qualification: of a TRANSITION, it is a correction, and the outcome is as it was; of a LATE_OBSERVATION, it says
+    how a report that is in the log counts by newer rules.
+    """
+    mta_event_kind: _builtins.int
+    """Of a failure: the number of the campaign.feedback.v1.MtaEventKind that was reported, where `outcome` does not imply
+    it; else 0.
+    """
+    vendor_class: _builtins.str
+    """Of a failure: the MTA's own class of it, if it gave one."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """When it happened, by the MTA's clock."""
@@ -384,10 +397,13 @@ class TimelineEntry(_message.Message):
         slot: _builtins.int = ...,
         revision: _builtins.int = ...,
         url: _builtins.str = ...,
+        correction: _builtins.bool = ...,
+        mta_event_kind: _builtins.int = ...,
+        vendor_class: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "event_time", b"event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "before", b"before", "commit_time", b"commit_time", "diagnostic", b"diagnostic", "enhanced_code", b"enhanced_code", "event_time", b"event_time", "failure_type", b"failure_type", "kind", b"kind", "outcome", b"outcome", "reason", b"reason", "revision", b"revision", "rules_version", b"rules_version", "slot", b"slot", "smtp_code", b"smtp_code", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "before", b"before", "commit_time", b"commit_time", "correction", b"correction", "diagnostic", b"diagnostic", "enhanced_code", b"enhanced_code", "event_time", b"event_time", "failure_type", b"failure_type", "kind", b"kind", "mta_event_kind", b"mta_event_kind", "outcome", b"outcome", "reason", b"reason", "revision", b"revision", "rules_version", b"rules_version", "slot", b"slot", "smtp_code", b"smtp_code", "url", b"url", "vendor_class", b"vendor_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,12 +38,16 @@ create function apply_slot (
 ) returns integer[] language plpgsql as $$
 declare
     v_revision bigint;
+    v_rules_version_min smallint;
     v_losers integer[];
 begin
-    select revision + 1 into v_revision
+    select revision + 1, rules_version_min into v_revision, v_rules_version_min
     from delivery_counter where delivery_id = p_delivery_id and slot = p_slot for no key update;
     if not found then
         return p_recipients;
+    end if;
+    if v_rules_version_min > 0 then
+        perform require_rules(p_delivery_id, p_slot, v_rules_version_min, p_rules_versions);
     end if;
 
     with observation as (
@@ -159,11 +163,15 @@ create function keep_late (
 declare
     v_begin integer := 1;
     v_end integer;
+    v_rules_version_min smallint;
 begin
     for i in 1 .. cardinality(p_ends) loop
         v_end := p_ends[i];
-        perform from delivery_counter c where c.delivery_id = p_delivery_ids[i] and c.slot = p_slots[i]
-        for no key update;
+        select c.rules_version_min into v_rules_version_min
+        from delivery_counter c where c.delivery_id = p_delivery_ids[i] and c.slot = p_slots[i] for no key update;
+        if v_rules_version_min > 0 then
+            perform require_rules(p_delivery_ids[i], p_slots[i], v_rules_version_min, p_rules_versions[v_begin:v_end]);
+        end if;
 
         insert into late_observation (delivery_id, recipient, outcome, failure_type, reason, smtp_code, attempt,
             rules_version, event_time, commit_time, enhanced_code, diagnostic)

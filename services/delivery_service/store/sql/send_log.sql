@@ -35,16 +35,19 @@ where s.delivery_id = $1 and s.recipient = $2;
 
 -- name: get_timeline
 -- Everything known about one message, by event time. Each part reads at most the limit.
-select * from (
+select entry.*, coalesce(d.mta_event_kind, 0::smallint) as mta_event_kind, coalesce(d.vendor_class, '') as vendor_class
+from (
     (select 1 as kind, before, outcome, failure_type, reason, smtp_code, attempt, rules_version, event_time,
-        commit_time, enhanced_code, diagnostic, slot, revision, '' as url
+        commit_time, enhanced_code, diagnostic, slot, revision, '' as url, correction
     from transition where delivery_id = $1 and recipient = $2 order by revision limit $3)
     union all
     (select 2, -1, outcome, failure_type, reason, smtp_code, attempt, rules_version, event_time,
-        commit_time, enhanced_code, diagnostic, 0, 0, ''
+        commit_time, enhanced_code, diagnostic, 0, 0, '', correction
     from late_observation where delivery_id = $1 and recipient = $2 order by event_time limit $3)
     union all
-    (select kind, -1, -1, 0, 0, 0, 0, 0, event_time, commit_time, '', '', 0, 0, url
+    (select kind, -1, -1, 0, 0, 0, 0, 0, event_time, commit_time, '', '', 0, 0, url, false
     from tracking_log where delivery_id = $1 and recipient = $2 order by kind, event_time limit $3)
 ) entry
-order by event_time, commit_time, kind, revision limit $3;
+left join observation_detail d on d.delivery_id = $1 and d.recipient = $2 and d.outcome = entry.outcome
+    and d.event_time = entry.event_time
+order by entry.event_time, entry.commit_time, entry.kind, entry.revision limit $3;

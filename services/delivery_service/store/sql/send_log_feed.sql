@@ -15,7 +15,7 @@ select d.log_dropped_time, t.*, coalesce(r.profile_id, '') as profile_id
 from delivery d
 left join lateral (
     select revision, recipient, slot, before, outcome, failure_type, reason, smtp_code, attempt, rules_version,
-        event_time, commit_time, enhanced_code, diagnostic
+        event_time, commit_time, enhanced_code, diagnostic, correction
     from transition
     where delivery_id = $1 and slot = $2 and revision >= $3 and revision <= $5 and recipient > 0
         and (revision > $3 or recipient > $4)
