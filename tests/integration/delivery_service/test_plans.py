@@ -159,6 +159,12 @@ HOT: Final[dict[str, Hot]] = {
         (LARGE, 1, 900_000, 0, RECIPIENTS, 501, ALL, NOTHING, NOTHING),
         {"delivery": 1, "transition": 2 * 502, "send_log": 501, "recipient": 501},
     ),
+    # Re-qualification, and what no rule reads.
+    "keep_details": Hot(([LARGE], [1], [2], [0], [1], [""]), {}),
+    # Once for an operator's whole request; of deliveries and their counters alone.
+    "deliveries_active_between": Hot(
+        (LAST_ID, NOW - DAY, NOW, 100), {"delivery": 2 * OTHERS + 1, "delivery_counter": (2 * OTHERS + 1) * SLOTS}
+    ),
     # Look-ups.
     "list_send_logs": Hot(
         (LARGE, 1_234_567, 2_000, [4], NOTHING, NOTHING, 101), {"send_log": 2_000, "recipient": 2_000}
@@ -212,6 +218,7 @@ HOT: Final[dict[str, Hot]] = {
 ONE_ROW_BY_ITS_KEY = "a command or a step on one delivery, by its key"
 ALL_ROWS_BY_DESIGN = "reads all rows of one delivery, on purpose; test_sql.py looks at how"
 A_STEP = "a bounded step over a range of one delivery, by its keys"
+AN_OPERATORS_PAGE = "a bounded page, read on request; test_sql.py looks at its plan"
 NO_TABLE = "reads no table"
 NOT_HOT: Final = {
     **dict.fromkeys(
@@ -232,6 +239,7 @@ NOT_HOT: Final = {
             "finish_preparation",
             "record_occurrences",
             "spawn_child",
+            "fence_rules",
         ),
         ONE_ROW_BY_ITS_KEY,
     ),
@@ -249,6 +257,7 @@ NOT_HOT: Final = {
         ALL_ROWS_BY_DESIGN,
     ),
     **dict.fromkeys(("copy_audience", "purge_deleted", "clear_range", "prepare_range"), A_STEP),
+    **dict.fromkeys(("reports_to_requalify", "correct_slot", "undefined_reports"), AN_OPERATORS_PAGE),
     **dict.fromkeys(("long_transaction", "lock_recount", "lock_breakdown"), NO_TABLE),
 }
 """Why a query needs no bound here."""

@@ -308,12 +308,14 @@ def test_no_statement_is_built_from_strings() -> None:
 async def test_a_page_of_reports_reads_those_of_its_recipients_alone(large: str) -> None:
     async with connected(large) as connection:
         await connection.execute(FAILURES)
+        # Other tests share the table and add to it.
+        there = await connection.fetchval("select count(*) from transition where recipient between 10001 and 11000")
     begin, end = datetime(2027, 1, 1, tzinfo=UTC), datetime(2027, 1, 2, tzinfo=UTC)
     nodes = await _plan(large, query("reports_to_requalify"), DELIVERY_ID, 10_000, 1_000, begin, end, 2)
     _assert_indexed(nodes, "send_log", "transition", "late_observation", "observation_detail")
     assert _rows_read(nodes, "send_log") <= 1_000
     # Each recipient's are looked at for the time, and then read.
-    assert _rows_read(nodes, "transition") <= 4 * 1_000
+    assert _rows_read(nodes, "transition") <= 2 * there
     assert _rows_read(nodes, "late_observation") <= 4 * 1_000
 
 
