@@ -33,9 +33,9 @@ ALLOWED = {
         Command.SEND_PROOF,
     },
     DeliveryState.PAUSED: {Command.PAUSE, Command.RESUME, Command.STOP, Command.CLOSE_VALIDITY, Command.SEND_PROOF},
-    DeliveryState.STOPPED: {Command.STOP},
-    DeliveryState.FINISHED: set(),
-    DeliveryState.FAILED: set(),
+    DeliveryState.STOPPED: {Command.STOP, Command.RETRY_FAILED},
+    DeliveryState.FINISHED: {Command.RETRY_FAILED},
+    DeliveryState.FAILED: {Command.RETRY_FAILED},
 }
 
 
