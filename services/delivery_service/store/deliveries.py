@@ -181,7 +181,10 @@ def _plan(text: str) -> Plan:
     stored: dict[str, Any] = orjson.loads(text)
     return Plan(
         targeted=stored["targeted"],
-        exclusions={ExclusionCause[name]: volume for name, volume in stored["exclusions"].items()},
+        # In the order of evaluation, which jsonb does not keep.
+        exclusions={
+            cause: stored["exclusions"][cause.name] for cause in ExclusionCause if cause.name in stored["exclusions"]
+        },
         to_deliver=stored["to_deliver"],
         warnings=tuple(Issue(**issue) for issue in stored["warnings"]),
         errors=tuple(Issue(**issue) for issue in stored["errors"]),

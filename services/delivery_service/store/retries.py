@@ -80,7 +80,7 @@ class Retries:
             creator,
             now,
             *retry.retry_filter.columns,
-            orjson.dumps(retry.failures).decode(),
+            orjson.dumps([list(each) for each in retry.failures]).decode(),
             retry.undecided,
         )
         return made
