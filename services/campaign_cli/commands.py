@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from campaign.delivery.v1 import delivery_service_pb2 as pb
+from campaign.delivery.v1.audience_pb2 import AudienceOptions
 from campaign.delivery.v1.delivery_pb2 import (
     FEEDBACK_MODE_UNSPECIFIED,
     FEEDBACK_MODE_WITH_EFS,
@@ -23,12 +24,15 @@ from campaign_cli import logs
 from campaign_cli.client import SEND_PATIENCE_SECONDS, Target, connect
 from campaign_cli.control import approve, pause, resume, stop
 from campaign_cli.display import render_kpis, render_modes
+from campaign_cli.exclusions import exclusions
 from campaign_cli.explain import render_delivery, render_recipient
 from campaign_cli.export import FORMATS, export_send_logs
 from campaign_cli.options import data_option, json_option, target_options
 from campaign_cli.qualify import qualify
+from campaign_cli.retry import retry_failed
 from campaign_cli.running import is_wide, open_console, run
 from campaign_cli.send import Draft, run_send
+from campaign_cli.suppression import suppression
 from campaign_cli.watch import watch_until_over
 from campaign_cli.words import choices, plural
 
@@ -44,7 +48,7 @@ def campaign() -> None:
     """Runs Campaign Delivery on this machine, sends to a list of recipients, and shows what becomes of it."""
 
 
-for command in (approve, pause, resume, stop, qualify):
+for command in (approve, pause, resume, stop, exclusions, retry_failed, suppression, qualify):
     campaign.add_command(command)
 
 
@@ -86,13 +90,17 @@ def up(folder: Path, mta: str, way: Any, simulator_options: tuple[str, ...], **p
 @click.option("--from", "sender", default=DEFAULT_SENDER, show_default=True, help="The sender.")
 @click.option("--label", default="", help="A name for the delivery.  [default: the subject]")
 @click.option("--mode", type=MODE, default="with-efs", show_default=True, help="Whether statuses follow the MTA.")
+@click.option("--control-group", "share", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="SHARE",
+              help="Send nothing to this share of them, such as 0.1, to compare with.")  # fmt: skip
+@click.option("--suppression-list", "suppression_lists", multiple=True, metavar="NAME",
+              help="Send nothing to who is on this list.")  # fmt: skip
 @click.option("--rejects", "rejects_path", type=click.Path(dir_okay=False, path_type=Path),
               help="Write the bad lines of the CSV file to this file.")  # fmt: skip
 @click.option("--yes", is_flag=True, help="Do not ask before sending.")
 @target_options
 def send(
     recipients: Path, subject: str, html: str | None, text: str | None, sender: str, label: str, mode: str,
-    rejects_path: Path | None, yes: bool, **where: Any,
+    share: float | None, suppression_lists: tuple[str, ...], rejects_path: Path | None, yes: bool, **where: Any,
 ) -> None:  # fmt: skip
     """Sends to the recipients of a CSV file, once you have seen the plan and agreed."""
     if html is None and text is None:
@@ -101,7 +109,10 @@ def send(
     content = Content(
         subject=subject, html=_read_text(html), text=_read_text(text), from_address=address or sender, from_name=name
     )
-    draft = Draft(recipients, content, label or subject[:200], MODES[mode])
+    options = AudienceOptions(suppression_lists=suppression_lists)
+    if share is not None:
+        options.control_group.share = share
+    draft = Draft(recipients, content, label or subject[:200], MODES[mode], options)
     run(run_send(Target(**where), draft, rejects_path, yes, open_console()))
 
 

@@ -78,8 +78,12 @@ async def excluded(connection: asyncpg.Connection, delivery_id: int) -> Read:
             "select cause, count(*) as n from exclusion_log where delivery_id = $1 group by 1", delivery_id
         )
         await connection.execute("delete from exclusion_log")
-    read = {table: tuple(a - b for a, b in zip(after[table], before[table], strict=True)) for table in after}
-    return Read(*read["recipient"], read["suppression_entry"][1], found={row["cause"]: row["n"] for row in rows})
+    return Read(
+        recipients=after["recipient"][0] - before["recipient"][0],
+        recipient_look_ups=after["recipient"][1] - before["recipient"][1],
+        entry_look_ups=after["suppression_entry"][1] - before["suppression_entry"][1],
+        found={row["cause"]: row["n"] for row in rows},
+    )
 
 
 async def _counted(connection: asyncpg.Connection) -> dict[str, tuple[int, int]]:
@@ -108,8 +112,7 @@ def assert_read_once_a_pass(read: Read, passes: int) -> None:
 @pytest.mark.parametrize("repeated", [1, 7], ids=["at first", "as a connection goes on"])
 async def test_without_options_the_other_rules_read_nothing(large: str, repeated: int) -> None:
     async with connected(large) as connection:
-        for _ in range(repeated):
-            read = await excluded(connection, 1)
+        read = [await excluded(connection, 1) for _ in range(repeated)][-1]
 
     assert read.found == {}
     assert_read_once_a_pass(read, passes=0)
@@ -135,8 +138,7 @@ async def test_a_rule_reads_the_audience_once_and_looks_nothing_up_row_by_row(
         transaction = connection.transaction()
         await transaction.start()
         await connection.execute(f"update delivery set {options} where delivery_id = 1")
-        for _ in range(repeated):
-            read = await excluded(connection, 1)
+        read = [await excluded(connection, 1) for _ in range(repeated)][-1]
         await transaction.rollback()
 
     assert read.found == found

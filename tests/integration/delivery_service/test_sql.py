@@ -330,7 +330,8 @@ async def test_a_page_of_suppression_entries_reads_its_own_rows_alone(large: str
 
 async def test_the_failed_recipients_of_a_range_are_found_by_the_primary_key(large: str) -> None:
     """As a step of the copying asks for them; the filter on domains looks at the recipients of those alone."""
-    arguments = (DELIVERY_ID, 100_000, 102_000, [4, 6], [1], [], ["example.com"])
+    nothing: list[int] = []
+    arguments = (DELIVERY_ID, 100_000, 102_000, [4, 6], [1], nothing, ["example.com"])
 
     nodes = await _plan(large, "select * from failed_recipients($1, $2, $3, $4, $5, $6, $7)", *arguments)
 
@@ -341,7 +342,7 @@ async def test_the_failed_recipients_of_a_range_are_found_by_the_primary_key(lar
 async def test_the_failed_are_counted_in_one_pass_that_may_be_parallel(large: str) -> None:
     nothing: list[int] = []
 
-    nodes = await _plan(large, query("count_failed"), DELIVERY_ID, RECIPIENTS, [0], nothing, nothing, [])
+    nodes = await _plan(large, query("count_failed"), DELIVERY_ID, RECIPIENTS, [0], nothing, nothing, nothing)
 
     assert _rows_read(nodes, "send_log") <= RECIPIENTS + 1_000 * 20
     assert not [node for node in nodes if node["Node Type"] == "Function Scan"], "the function is a part of the plan"
