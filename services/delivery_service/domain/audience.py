@@ -26,8 +26,11 @@ class AudienceOptions:
         """What a plan's digest covers: the same for options that exclude the same, nothing for none."""
         parts = []
         if (group := self.control_group) is not None:
-            drawn = sorted(set(group.profile_ids)) if group.share is None else [f"share {group.share!r}"]
-            parts += ["control group", str(len(drawn)), *drawn]
+            if group.share is not None:
+                parts += ["control group share", repr(group.share)]
+            else:
+                profile_ids = sorted(set(group.profile_ids))
+                parts += ["control group profiles", str(len(profile_ids)), *profile_ids]
         if self.suppression_lists:
             parts += ["suppression lists", *sorted(self.suppression_lists)]
         return tuple(parts)

@@ -6,6 +6,7 @@ the counts that Postgres itself keeps of rows read and of index look-ups.
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from random import Random
 from uuid import UUID
 
 import asyncpg
@@ -17,6 +18,7 @@ RECIPIENTS = 60_000
 OTHERS = 20
 """Recipients of each of many other deliveries, which no rule may read."""
 TOKEN = UUID(int=1)
+DRAWS = 200
 SOME_LOOK_UPS = 50
 """Of the rules' own rows: the delivery, the lists."""
 
@@ -169,3 +171,43 @@ async def test_the_few_recipients_of_a_small_delivery_are_looked_up_in_a_large_l
     assert read.found == {7: OTHERS}
     assert read.recipients <= 10 * OTHERS
     assert 1 <= read.entry_look_ups <= 4 * OTHERS, "each in each list, and not the lists from end to end"
+
+
+async def test_any_share_of_any_audience_is_hit_within_the_rounding_of_statistics(database: str) -> None:
+    """Over 200 draws: each within five standard deviations, all together as even as independent draws are, and none
+    like another. The numbers are fixed, so it is the same every time."""
+    random = Random(7)
+    deviations: list[float] = []
+    async with connected(database) as connection:
+        await connection.execute(
+            f"""
+            insert into delivery (delivery_id, label, channel, feedback_mode, subject, html, body_text, from_address,
+                from_name, reply_to_address, validity_period, state, creator, create_time, update_time)
+            select d, '', 1, 1, '', '', '', '', '', '', '84 hours', 2, '', now(), now()
+            from generate_series(1, {DRAWS}) d
+            """
+        )
+        for delivery_id in range(1, DRAWS + 1):
+            recipients, share = random.randrange(200, 1_500), random.uniform(0.02, 0.98)
+            # Profiles as people number them, and some who have none.
+            await connection.execute(
+                "insert into recipient (delivery_id, recipient, address_problem, profile_id, address, attributes) "
+                "select $1, r, 0, case when r % 10 = 0 then '' else ($3 + r)::text end, 'a' || r || '@example.com', '' "
+                "from generate_series(1, $2::integer) r",
+                delivery_id,
+                recipients,
+                random.randrange(10**9),
+            )
+            await connection.execute(
+                "update delivery set control_group_share = $2 where delivery_id = $1", delivery_id, share
+            )
+            await connection.execute("select exclude_control_group($1)", delivery_id)
+            drawn = await connection.fetchval(
+                "select count(*) from exclusion_log where delivery_id = $1 and cause = 6", delivery_id
+            )
+            deviations.append((drawn - recipients * share) / (recipients * share * (1 - share)) ** 0.5)
+
+    assert max(map(abs, deviations)) <= 5
+    mean, square = sum(deviations) / DRAWS, sum(each**2 for each in deviations) / DRAWS
+    assert abs(mean) <= 4 / DRAWS**0.5
+    assert abs(square - 1) <= 4 * (2 / DRAWS) ** 0.5
