@@ -173,6 +173,30 @@ async def test_the_few_recipients_of_a_small_delivery_are_looked_up_in_a_large_l
     assert 1 <= read.entry_look_ups <= 4 * OTHERS, "each in each list, and not the lists from end to end"
 
 
+async def test_a_range_is_written_by_a_plan_that_hashes_the_excluded(large: str) -> None:
+    """Which only a plan made for them does, and Postgres would not make one any more after some steps."""
+    async with connected(large) as connection:
+        settings = await connection.fetchval("select proconfig from pg_proc where proname = 'prepare_range'")
+
+    assert "plan_cache_mode=force_custom_plan" in settings
+
+
+async def test_who_is_excluded_already_makes_nobody_a_duplicate(database: str) -> None:
+    """Someone is denied by his profile: another person with the same address is not, and gets the message."""
+    async with connected(database) as connection:
+        await connection.execute(
+            """
+            insert into recipient (delivery_id, recipient, address_problem, profile_id, address, attributes)
+            select 1, r, 0, 'p' || r, 'a' || r % 2 || '@example.com', '{}' from generate_series(1, 6) r;
+            insert into exclusion_log (delivery_id, recipient, cause) values (1, 1, 4), (1, 4, 4);
+            """
+        )
+        await connection.execute("select exclude_duplicates(1)")
+        rows = await connection.fetch("select recipient, cause from exclusion_log order by recipient")
+
+    assert [tuple(row) for row in rows] == [(1, 4), (4, 4), (5, 3), (6, 3)]
+
+
 async def test_any_share_of_any_audience_is_hit_within_the_rounding_of_statistics(database: str) -> None:
     """Over 200 draws: each within five standard deviations, all together as even as independent draws are, and none
     like another. The numbers are fixed, so it is the same every time."""
