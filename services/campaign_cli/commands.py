@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from campaign.delivery.v1 import delivery_service_pb2 as pb
+from campaign.delivery.v1.audience_pb2 import AudienceOptions
 from campaign.delivery.v1.delivery_pb2 import (
     FEEDBACK_MODE_UNSPECIFIED,
     FEEDBACK_MODE_WITH_EFS,
@@ -25,14 +26,17 @@ from campaign_cli.alerts import alerts
 from campaign_cli.client import SEND_PATIENCE_SECONDS, Target, connect
 from campaign_cli.control import approve, pause, resume, stop
 from campaign_cli.display import render_kpis, render_modes
+from campaign_cli.exclusions import exclusions
 from campaign_cli.explain import render_delivery, render_recipient
 from campaign_cli.export import FORMATS, export_send_logs
 from campaign_cli.occurrences import occurrences
 from campaign_cli.options import data_option, json_option, target_options
 from campaign_cli.qualification import requalify, rules, rules_that_read, undefined
 from campaign_cli.qualify import qualify
+from campaign_cli.retry import retry_failed
 from campaign_cli.running import is_wide, open_console, run
 from campaign_cli.send import Draft, run_send
+from campaign_cli.suppression import suppression
 from campaign_cli.watch import watch_until_over
 from campaign_cli.words import choices, plural
 
@@ -50,7 +54,8 @@ def campaign() -> None:
 
 for command in (
     life.show, life.confirm, life.unconfirm, life.cancel, life.decline, life.delete, life.duplicate, life.proof,
-    occurrences, alerts, approve, pause, resume, stop, qualify, requalify, rules, undefined,
+    occurrences, alerts, approve, pause, resume, stop, exclusions, retry_failed, suppression, qualify,
+    requalify, rules, undefined,
 ):  # fmt: skip
     campaign.add_command(command)
 
@@ -97,14 +102,18 @@ def up(folder: Path, mta: str, way: Any, simulator_options: tuple[str, ...], **p
 @click.option("--zone", help="The IANA zone of --at: Europe/Paris.")
 @click.option("--repeat", "rule", metavar="RULE", help="Repeat it from --at on, by this RFC 5545 rule: FREQ=DAILY.")
 @click.option("--ask-each-time", is_flag=True, help="With --repeat: each occurrence waits for campaign confirm.")
+@click.option("--control-group", "share", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="SHARE",
+              help="Send nothing to this share of them, such as 0.1, to compare with.")  # fmt: skip
+@click.option("--suppression-list", "suppression_lists", multiple=True, metavar="NAME",
+              help="Send nothing to who is on this list.")  # fmt: skip
 @click.option("--rejects", "rejects_path", type=click.Path(dir_okay=False, path_type=Path),
               help="Write the bad lines of the CSV file to this file.")  # fmt: skip
 @click.option("--yes", is_flag=True, help="Do not ask before sending.")
 @target_options
 def send(
     recipients: Path, subject: str, html: str | None, text: str | None, sender: str, label: str, mode: str,
-    local_time: str | None, zone: str | None, rule: str | None, ask_each_time: bool,
-    rejects_path: Path | None, yes: bool, **where: Any,
+    local_time: str | None, zone: str | None, rule: str | None, ask_each_time: bool, share: float | None,
+    suppression_lists: tuple[str, ...], rejects_path: Path | None, yes: bool, **where: Any,
 ) -> None:  # fmt: skip
     """Sends to the recipients of a CSV file, once you have seen the plan and agreed."""
     if html is None and text is None:
@@ -123,7 +132,10 @@ def send(
     content = Content(
         subject=subject, html=_read_text(html), text=_read_text(text), from_address=address or sender, from_name=name
     )
-    draft = Draft(recipients, content, label or subject[:200], MODES[mode], schedule)
+    options = AudienceOptions(suppression_lists=suppression_lists)
+    if share is not None:
+        options.control_group.share = share
+    draft = Draft(recipients, content, label or subject[:200], MODES[mode], schedule, options)
     run(run_send(Target(**where), draft, rejects_path, yes, open_console()))
 
 

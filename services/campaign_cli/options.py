@@ -16,6 +16,7 @@ data_option = click.option(
     "--data", "folder", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_FOLDER, show_default=True,
     envvar="CAMPAIGN_DATA", help="The folder that the system keeps its data in.",
 )  # fmt: skip
+limit_option = click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 

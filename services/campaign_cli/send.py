@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from campaign.delivery.v1 import delivery_service_pb2 as pb
+from campaign.delivery.v1.audience_pb2 import AudienceOptions
 from campaign.delivery.v1.delivery_pb2 import (
     DELIVERY_STATE_PREPARATION_FAILED,
     DELIVERY_STATE_PREPARING,
@@ -45,6 +46,7 @@ class Draft:
     feedback_mode: FeedbackMode.ValueType
     schedule: Schedule | None = None
     """None: at once."""
+    audience_options: AudienceOptions | None = None
 
 
 async def run_send(target: Target, draft: Draft, rejects_path: Path | None, yes: bool, console: Console) -> None:
@@ -57,23 +59,34 @@ async def run_send(target: Target, draft: Draft, rejects_path: Path | None, yes:
                 output = rejects_path.open("w", encoding="utf-8", errors="surrogateescape", newline="\n")
                 rejects.output = files.enter_context(output)
             delivery = await prepare_send(client, draft, rejects, console)
-        if not yes and not await _ask(f"Send {plural(delivery.plan.to_deliver, 'message')}?"):
-            raise CommandFailed("not sent", [f"delivery {delivery.delivery_id} stays ready to be confirmed"])
-        confirmed = await confirm_send(client, delivery)
-        if draft.schedule is not None:
-            console.print(
-                f"Confirmed; it starts at {local_time(confirmed.start_time)}. "
-                f"Take it back with: campaign unconfirm {delivery.delivery_id}{target.options}",
-                highlight=False,
-            )
-            return
-        await watch_until_over(client, {delivery.delivery_id: delivery.label}, console, target.options)
+        await send_prepared(client, delivery, yes, console, target.options, is_scheduled=draft.schedule is not None)
+
+
+async def send_prepared(
+    client: DeliveryClient, delivery: Delivery, yes: bool, console: Console, options: str, *, is_scheduled: bool = False
+) -> None:
+    """From the plan that was shown to the end of the send, or to its start if that is later; asks unless `yes`."""
+    if not yes and not await _ask(f"Send {plural(delivery.plan.to_deliver, 'message')}?"):
+        raise CommandFailed("not sent", [f"delivery {delivery.delivery_id} stays ready to be confirmed"])
+    confirmed = await confirm_send(client, delivery)
+    if is_scheduled:
+        console.print(
+            f"Confirmed; it starts at {local_time(confirmed.start_time)}. "
+            f"Take it back with: campaign unconfirm {delivery.delivery_id}{options}",
+            highlight=False,
+        )
+        return
+    await watch_until_over(client, {delivery.delivery_id: delivery.label}, console, options)
 
 
 async def prepare_send(client: DeliveryClient, draft: Draft, rejects: Rejects, console: Console) -> Delivery:
     """Creates, fills and prepares a delivery, and shows its plan; `CommandFailed` if it is not READY then."""
     delivery = Delivery(
-        label=draft.label, content=draft.content, feedback_mode=draft.feedback_mode, schedule=draft.schedule
+        label=draft.label,
+        content=draft.content,
+        feedback_mode=draft.feedback_mode,
+        schedule=draft.schedule,
+        audience_options=draft.audience_options,
     )
     created = (await client.stub.CreateDelivery(pb.CreateDeliveryRequest(delivery=delivery), timeout=30.0)).delivery
     with Progress(
@@ -95,13 +108,18 @@ async def prepare_send(client: DeliveryClient, draft: Draft, rejects: Rejects, c
         prepared = await prepare(client, created.delivery_id)
     show_rejects(console, rejects)
     console.print(render_plan(prepared))
+    require_ready(prepared)
+    return prepared
+
+
+def require_ready(prepared: Delivery) -> None:
+    """`CommandFailed` if it can't be confirmed."""
     if prepared.state == DELIVERY_STATE_PREPARATION_FAILED:
         errors = [f"{issue.field}: {issue.description}" for issue in prepared.plan.errors]
         raise CommandFailed(f"delivery {prepared.delivery_id} can't be sent as it is", errors)
     if prepared.state != DELIVERY_STATE_READY:
         raise CommandFailed(f"delivery {prepared.delivery_id} was changed by someone else: its state is "
                             f"{DeliveryState.Name(prepared.state)}")  # fmt: skip
-    return prepared
 
 
 async def prepare(client: DeliveryClient, delivery_id: str) -> Delivery:

@@ -25,6 +25,7 @@ from delivery_service.api.commands import CommandCalls
 from delivery_service.api.control import ControlCalls
 from delivery_service.api.deliveries import DeliveryCalls
 from delivery_service.api.errors import DOMAIN, ERROR_TABLE
+from delivery_service.api.exclusions import ExclusionCalls
 from delivery_service.api.explanations import ExplanationCalls
 from delivery_service.api.exports import ExportCalls
 from delivery_service.api.kpi_hub import KpiHub
@@ -34,10 +35,12 @@ from delivery_service.api.observations import ObservationCalls
 from delivery_service.api.occurrences import OccurrenceCalls
 from delivery_service.api.recipients import RecipientCalls
 from delivery_service.api.requalification import RequalificationCalls
+from delivery_service.api.retries import RetryCalls
 from delivery_service.api.send_log_changes import SendLogChangeCalls
 from delivery_service.api.send_log_feed import SendLogFeed
 from delivery_service.api.send_logs import SendLogCalls
-from delivery_service.api.servicer import AfterTheSend, Servicer, add_to_server
+from delivery_service.api.servicer import AfterTheSend, AudienceCalls, Servicer, add_to_server
+from delivery_service.api.suppressions import SuppressionCalls
 from delivery_service.api.undefined_failures import UndefinedFailureCalls
 from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings
@@ -49,6 +52,7 @@ from delivery_service.store.commands import Commands
 from delivery_service.store.control import Control
 from delivery_service.store.database import DatabaseSettings, open_pool
 from delivery_service.store.deliveries import Deliveries
+from delivery_service.store.exclusions import Exclusions
 from delivery_service.store.explanations import Explanations
 from delivery_service.store.feedback import FeedbackStore
 from delivery_service.store.kpis import KpiStore
@@ -57,7 +61,9 @@ from delivery_service.store.recipients import Recipients
 from delivery_service.store.recurrences import Recurrences
 from delivery_service.store.relay_parts import RelayParts
 from delivery_service.store.requalification import Requalification
+from delivery_service.store.retries import Retries
 from delivery_service.store.send_logs import SendLogs
+from delivery_service.store.suppressions import Suppressions
 from delivery_service.store.transition_log import TransitionLog
 from delivery_service.workers.alerts import AlertWebhookWorker, AlertWorker
 from delivery_service.workers.breaker import BreakerWorker
@@ -218,6 +224,7 @@ class App:
         breaker = BreakerWorker(control, settings, clock, metrics, self._changed)
         domain_breaker = DomainBreakerWorker(deliveries, control, settings, clock, metrics, self._changed)
         commands = Commands(pool)
+        suppressions = Suppressions(pool, settings.suppression_entries_per_list_max)
         recurrences = Recurrences(pool, settings.long_statement_timeout_seconds)
         recurrence = RecurrenceWorker(deliveries, recurrences, commands, settings, clock, metrics, self._changed)
         poll = settings.worker_poll_seconds
@@ -236,7 +243,7 @@ class App:
             ("mta-contact", contact.work),
             ("recurrence", recurrence.work),
             ("audience-copy", AudienceCopyWorker(commands, settings, self._changed).work),
-            ("deletion", DeletionWorker(commands, settings).work),
+            ("deletion", DeletionWorker(commands, suppressions, settings).work),
         ):
             loop = PollLoop(name, work, poll, clock)
             self._loops.append(loop)
@@ -267,6 +274,18 @@ class App:
             OccurrenceCalls(deliveries, recurrences, settings, clock),
             BeforeTheSendCalls(deliveries, before, relay.send_proof, settings, clock, self._changed),
             alert_calls,
+            AudienceCalls(
+                SuppressionCalls(suppressions, settings, clock),
+                ExclusionCalls(deliveries, Exclusions(pool, settings.rows_scanned_per_page_max), settings),
+                RetryCalls(
+                    deliveries,
+                    Retries(pool, settings.long_statement_timeout_seconds),
+                    kpis,
+                    settings,
+                    clock,
+                    self._changed,
+                ),
+            ),
         )
         await self._open_doors(
             servicer,

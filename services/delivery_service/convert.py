@@ -10,7 +10,8 @@ import asyncpg
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from campaign.delivery.v1 import delivery_pb2, kpis_pb2, occurrence_pb2, schedule_pb2, send_log_pb2
+from campaign.delivery.v1 import audience_pb2, delivery_pb2, kpis_pb2, occurrence_pb2, schedule_pb2, send_log_pb2
+from delivery_service.domain.audience import EVERYBODY, AudienceOptions
 from delivery_service.domain.delivery import Confirmation, Content, Delivery, ParentOccurrence, Plan
 from delivery_service.domain.domain_pauses import DomainPause
 from delivery_service.domain.identifiers import message_id
@@ -200,6 +201,8 @@ def delivery_to_pb(delivery: Delivery) -> delivery_pb2.Delivery:
         requires_approval=delivery.requires_approval,
         approval=_approval(delivery),
         pacing=_pacing(delivery),
+        audience_options=_audience_options(delivery.audience_options),
+        retry_of_delivery_id=str(delivery.retry_of_id) if delivery.retry_of_id is not None else "",
     )
 
 
@@ -217,6 +220,18 @@ def _pacing(delivery: Delivery) -> delivery_pb2.Pacing | None:
     if (pacing := delivery.pacing) is None:
         return None
     return delivery_pb2.Pacing(first_wave_count=pacing.first_wave_count, messages_per_hour=pacing.messages_per_hour)
+
+
+def _audience_options(options: AudienceOptions) -> audience_pb2.AudienceOptions | None:
+    if options == EVERYBODY:
+        return None
+    result = audience_pb2.AudienceOptions(suppression_lists=options.suppression_lists)
+    if (group := options.control_group) is not None:
+        if group.share is not None:
+            result.control_group.share = group.share
+        else:
+            result.control_group.profiles.CopyFrom(audience_pb2.ProfileList(profile_ids=group.profile_ids))
+    return result
 
 
 def _pause(delivery: Delivery) -> delivery_pb2.Pause | None:

@@ -61,6 +61,13 @@ class Settings(BaseSettings):
     attributes_per_recipient_max: int = 100
     attribute_key_characters_max: int = 100
     attributes_bytes_max: int = 16 * 1024
+    control_group_bytes_max: int = Field(512 * 1024, ge=200, le=512 * 1024)
+    """Profiles of a control group that is a list; they travel with the delivery."""
+    suppression_lists_per_delivery_max: int = Field(20, ge=1, le=100)
+    suppression_entries_per_call_max: int = Field(5_000, ge=1, le=10_000)
+    suppression_entries_per_list_max: int = Field(10_000_000, ge=1)
+    retry_domains_max: int = Field(100, ge=1)
+    """Recipient domains that a retry may be for."""
     page_size_max: int = 1_000
     page_size_default: int = 100
     rows_scanned_per_page_max: int = Field(20_000, ge=1)

@@ -91,7 +91,9 @@ class CommandCalls:
         original_id = delivery_id_of(request.delivery_id)
         require_valid([text_violation("label", request.label, self._settings.label_characters_max)])
         while True:
-            await self._deliveries.get(original_id)  # not there, or not any more: DeliveryNotFound
+            original = await self._deliveries.get(original_id)  # not there, or not any more: DeliveryNotFound
+            if request.with_audience and original.is_collecting:
+                raise AlreadyRunning(original_id, "a copy of the audience")
             now = self._clock.now()
             delivery_id = new_delivery_id(now, secrets.randbits(20))
             if await self._commands.duplicate(

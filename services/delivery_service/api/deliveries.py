@@ -11,6 +11,7 @@ from uuid import uuid4
 from campaign.delivery.v1 import delivery_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from delivery_service import convert
+from delivery_service.api.audience_options import audience_options_of
 from delivery_service.api.schedules import ResolvedSchedule, schedule_of
 from delivery_service.api.validation import (
     delivery_id_of,
@@ -49,6 +50,9 @@ _UPDATABLE: Final = (
     "schedule",
     "requires_approval",
     "pacing",
+    "audience_options",
+    "audience_options.control_group",
+    "audience_options.suppression_lists",
     "content",
     *(f"content.{field}" for field in _CONTENT_FIELDS),
 )
@@ -89,6 +93,7 @@ class DeliveryCalls:
             contact_time=scheduled.contact_time if scheduled else None,
             requires_approval=given.requires_approval,
             pacing=_pacing(given, self._settings.recipients_per_delivery_max),
+            audience_options=audience_options_of(given.audience_options, self._settings, "delivery.audience_options"),
         )
         self._require_fitting(draft)
         while not await self._deliveries.create(draft):
@@ -127,7 +132,7 @@ class DeliveryCalls:
         def edit(delivery: Delivery) -> Delivery:
             if given.etag and given.etag != str(delivery.version):
                 raise DeliveryChanged(delivery_id, str(delivery.version))
-            edited = _edited(delivery, given, paths, self._settings.recipients_per_delivery_max)
+            edited = _edited(delivery, given, paths, self._settings)
             if "schedule" in paths:  # none given: at once, and nothing is left of the old one
                 edited = replace(
                     edited,
@@ -321,7 +326,7 @@ def _pacing(given: delivery_pb2.Delivery, first_wave_max: int) -> Pacing | None:
     return Pacing(first, rate)
 
 
-def _edited(delivery: Delivery, given: delivery_pb2.Delivery, paths: list[str], first_wave_max: int) -> Delivery:
+def _edited(delivery: Delivery, given: delivery_pb2.Delivery, paths: list[str], limits: Settings) -> Delivery:
     """The delivery with the masked fields taken from the request."""
     edited = delivery
     for path in paths:
@@ -335,7 +340,12 @@ def _edited(delivery: Delivery, given: delivery_pb2.Delivery, paths: list[str], 
             case ("requires_approval", _, _):
                 edited = replace(edited, requires_approval=given.requires_approval)
             case ("pacing", _, _):
-                edited = replace(edited, pacing=_pacing(given, first_wave_max))
+                edited = replace(edited, pacing=_pacing(given, limits.recipients_per_delivery_max))
+            case ("audience_options", _, part):
+                options = audience_options_of(given.audience_options, limits, "delivery.audience_options")
+                if part:
+                    options = replace(edited.audience_options, **{part: getattr(options, part)})
+                edited = replace(edited, audience_options=options)
             case ("content", _, ""):
                 edited = replace(edited, content=_content(given.content))
             case ("content", _, name):

@@ -37,6 +37,16 @@ ERROR_TABLE: Final[ErrorTable] = {
     ),
     problems.MtaSideUnavailable: _row(grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_MTA_SIDE_UNAVAILABLE),
     problems.RulesOutdated: _row(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_RULES_OUTDATED),
+    problems.SuppressionListNotFound: _row(
+        grpc.StatusCode.NOT_FOUND, ErrorReason.ERROR_REASON_SUPPRESSION_LIST_NOT_FOUND
+    ),
+    problems.SuppressionListExists: _row(
+        grpc.StatusCode.ALREADY_EXISTS, ErrorReason.ERROR_REASON_SUPPRESSION_LIST_EXISTS
+    ),
+    problems.SuppressionListInUse: _row(
+        grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_SUPPRESSION_LIST_IN_USE
+    ),
+    problems.NothingToRetry: _row(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_NOTHING_TO_RETRY),
     problems.PlanChanged: _row(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_PLAN_CHANGED),
     problems.DeliveryChanged: _row(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_DELIVERY_CHANGED),
     problems.AlreadyRunning: _row(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_ALREADY_RUNNING),

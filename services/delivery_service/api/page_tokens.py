@@ -1,4 +1,4 @@
-"""Page tokens of lists whose place is more than one number. Opaque to callers."""
+"""Page tokens of lists whose place is not one number. Opaque to callers."""
 
 import base64
 import binascii
@@ -17,16 +17,52 @@ class PageTokens:
 
     def token(self, *place: int | bytes) -> str:
         """The token of a place."""
-        return base64.urlsafe_b64encode(self._letter + self._layout.pack(*place)).decode().rstrip("=")
+        return _encoded(self._letter, self._layout.pack(*place))
 
     def place(self, token: str) -> tuple[int | bytes, ...]:
         """The place that a token names; InvalidInput if it names none."""
         try:
-            raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-            if raw[:1] != self._letter:
-                raise ValueError
-            return self._layout.unpack(raw[1:])
-        except (binascii.Error, ValueError, struct.error):
-            raise InvalidInput.of(
-                "page_token", "is not a token of this list: pass next_page_token on unchanged, or nothing"
-            ) from None
+            return self._layout.unpack(_decoded(token, self._letter))
+        except struct.error:
+            raise _no_token() from None
+
+
+class TextTokens:
+    """Tokens of one list whose place is a text."""
+
+    def __init__(self, letter: bytes) -> None:
+        self._letter = letter
+
+    def token(self, place: str) -> str:
+        """The token of a place."""
+        return _encoded(self._letter, place.encode())
+
+    def text(self, token: str) -> str:
+        """The place that a token names, an empty one: before all; InvalidInput if it names none."""
+        if not token:
+            return ""
+        try:
+            text = _decoded(token, self._letter).decode()
+        except UnicodeDecodeError:
+            raise _no_token() from None
+        if "\x00" in text:  # Postgres can't compare one
+            raise _no_token()
+        return text
+
+
+def _encoded(letter: bytes, place: bytes) -> str:
+    return base64.urlsafe_b64encode(letter + place).decode().rstrip("=")
+
+
+def _decoded(token: str, letter: bytes) -> bytes:
+    try:
+        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise _no_token() from None
+    if raw[:1] != letter:
+        raise _no_token()
+    return raw[1:]
+
+
+def _no_token() -> InvalidInput:
+    return InvalidInput.of("page_token", "is not a token of this list: pass next_page_token on unchanged, or nothing")

@@ -15,10 +15,8 @@ from delivery_service.store.send_logs import Filters
 from service_runtime.problems import InvalidInput
 
 _STATUSES: Final = {int(status): status for status in Status}
-_FAILURE_TYPES: Final[dict[int, FailureType]] = {
-    int(kind): kind for kind in FailureType if kind is not FailureType.NONE
-}
-_REASONS: Final[dict[int, Reason]] = {int(reason): reason for reason in Reason if reason is not Reason.NONE}
+FAILURE_TYPES: Final[dict[int, FailureType]] = {int(kind): kind for kind in FailureType if kind is not FailureType.NONE}
+REASONS: Final[dict[int, Reason]] = {int(reason): reason for reason in Reason if reason is not Reason.NONE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +32,8 @@ class AskedFilters:
         """InvalidInput names the wrong one."""
         return cls(
             enums_of("statuses", request.statuses, _STATUSES),
-            enums_of("failure_types", request.failure_types, _FAILURE_TYPES),
-            enums_of("reasons", request.reasons, _REASONS),
+            enums_of("failure_types", request.failure_types, FAILURE_TYPES),
+            enums_of("reasons", request.reasons, REASONS),
         )
 
     def in_mode(self, mode: FeedbackMode, address: str = "") -> Filters:

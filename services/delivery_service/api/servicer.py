@@ -13,10 +13,13 @@ from campaign.delivery.v1 import (
     before_the_send_pb2,
     commands_pb2,
     domain_pause_pb2,
+    exclusion_pb2,
     explanation_pb2,
     look_ups_pb2,
     occurrence_pb2,
+    retry_pb2,
     send_log_feed_pb2,
+    suppression_pb2,
     undefined_failure_pb2,
 )
 from campaign.delivery.v1 import delivery_service_pb2 as pb
@@ -29,14 +32,17 @@ from delivery_service.api.before_the_send import BeforeTheSendCalls
 from delivery_service.api.commands import CommandCalls
 from delivery_service.api.control import ControlCalls
 from delivery_service.api.deliveries import DeliveryCalls
+from delivery_service.api.exclusions import ExclusionCalls
 from delivery_service.api.explanations import ExplanationCalls
 from delivery_service.api.exports import ExportCalls
 from delivery_service.api.kpis import KpiCalls
 from delivery_service.api.look_ups import LookUpCalls
 from delivery_service.api.occurrences import OccurrenceCalls
 from delivery_service.api.recipients import RecipientCalls
+from delivery_service.api.retries import RetryCalls
 from delivery_service.api.send_log_changes import SendLogChangeCalls
 from delivery_service.api.send_logs import SendLogCalls
+from delivery_service.api.suppressions import SuppressionCalls
 from delivery_service.api.undefined_failures import UndefinedFailureCalls
 from service_runtime.calls import response_writer
 
@@ -50,6 +56,15 @@ class AfterTheSend:
     look_ups: LookUpCalls
     explanations: ExplanationCalls
     undefined_failures: UndefinedFailureCalls
+
+
+@dataclass(frozen=True, slots=True)
+class AudienceCalls:
+    """The parts that say who gets a message, and who gets another one."""
+
+    suppressions: SuppressionCalls
+    exclusions: ExclusionCalls
+    retries: RetryCalls
 
 
 # The methods bear the contract's names, and none needs gRPC's context: the interceptor has dealt with the caller.
@@ -68,6 +83,7 @@ class Servicer(DeliveryServiceServicer):
         occurrences: OccurrenceCalls,
         before: BeforeTheSendCalls,
         alerts: AlertCalls,
+        audience: AudienceCalls,
     ) -> None:
         self._deliveries = deliveries
         self._recipients = recipients
@@ -79,6 +95,7 @@ class Servicer(DeliveryServiceServicer):
         self._occurrences = occurrences
         self._before = before
         self._alerts = alerts
+        self._audience = audience
 
     async def CreateDelivery(self, request: pb.CreateDeliveryRequest, context: Any) -> pb.CreateDeliveryResponse:
         return await self._deliveries.create(request)
@@ -218,6 +235,49 @@ class Servicer(DeliveryServiceServicer):
         self, request: commands_pb2.DuplicateDeliveryRequest, context: Any
     ) -> commands_pb2.DuplicateDeliveryResponse:
         return await self._commands.duplicate(request)
+
+    async def RetryFailed(self, request: retry_pb2.RetryFailedRequest, context: Any) -> retry_pb2.RetryFailedResponse:
+        return await self._audience.retries.retry_failed(request)
+
+    async def ListExclusions(
+        self, request: exclusion_pb2.ListExclusionsRequest, context: Any
+    ) -> exclusion_pb2.ListExclusionsResponse:
+        return await self._audience.exclusions.list(request)
+
+    async def CreateSuppressionList(
+        self, request: suppression_pb2.CreateSuppressionListRequest, context: Any
+    ) -> suppression_pb2.CreateSuppressionListResponse:
+        return await self._audience.suppressions.create(request)
+
+    async def GetSuppressionList(
+        self, request: suppression_pb2.GetSuppressionListRequest, context: Any
+    ) -> suppression_pb2.GetSuppressionListResponse:
+        return await self._audience.suppressions.get(request)
+
+    async def ListSuppressionLists(
+        self, request: suppression_pb2.ListSuppressionListsRequest, context: Any
+    ) -> suppression_pb2.ListSuppressionListsResponse:
+        return await self._audience.suppressions.list_lists(request)
+
+    async def DeleteSuppressionList(
+        self, request: suppression_pb2.DeleteSuppressionListRequest, context: Any
+    ) -> suppression_pb2.DeleteSuppressionListResponse:
+        return await self._audience.suppressions.delete(request)
+
+    async def AddSuppressionEntries(
+        self, request: suppression_pb2.AddSuppressionEntriesRequest, context: Any
+    ) -> suppression_pb2.AddSuppressionEntriesResponse:
+        return await self._audience.suppressions.add(request)
+
+    async def RemoveSuppressionEntries(
+        self, request: suppression_pb2.RemoveSuppressionEntriesRequest, context: Any
+    ) -> suppression_pb2.RemoveSuppressionEntriesResponse:
+        return await self._audience.suppressions.remove(request)
+
+    async def ListSuppressionEntries(
+        self, request: suppression_pb2.ListSuppressionEntriesRequest, context: Any
+    ) -> suppression_pb2.ListSuppressionEntriesResponse:
+        return await self._audience.suppressions.list_entries(request)
 
     async def PreviewOccurrences(
         self, request: occurrence_pb2.PreviewOccurrencesRequest, context: Any

@@ -63,6 +63,16 @@ def address_problem(channel: Channel, address: str) -> AddressProblem:
     return AddressProblem.NONE if well_formed else AddressProblem.MALFORMED
 
 
+def normalise_domain(domain: str) -> str:
+    """The form in which an email's domain is compared."""
+    return domain.strip().lower()
+
+
+def is_domain(domain: str) -> bool:
+    """Whether a normalised text can be an email's domain."""
+    return len(domain) <= _EMAIL_LENGTH_MAX and _well_formed_domain(domain)
+
+
 @lru_cache(_DOMAINS_CACHED_MAX)
 def _well_formed_domain(domain: str) -> bool:
     """Kept, since an audience has many addresses in few domains."""

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from enum import Enum, IntEnum, auto
 from typing import Final
 
+from delivery_service.domain.audience import EVERYBODY, AudienceOptions
 from delivery_service.domain.breaker import PauseCause
 from delivery_service.domain.domain_pauses import NO_DOMAIN_PAUSES, DomainPauses
 from delivery_service.domain.lifecycle import Channel, DeliveryState
@@ -23,6 +24,9 @@ class ExclusionCause(IntEnum):
     ADDRESS_EMPTY = 1
     ADDRESS_MALFORMED = 2
     DUPLICATE = 3
+    CONTROL_GROUP = 6
+    SUPPRESSED_ADDRESS = 7
+    SUPPRESSED_DOMAIN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,11 @@ class Delivery:
     """In force only while its digest is the plan's: see `approval`."""
     pacing: Pacing | None = None
     domain_pauses: DomainPauses = NO_DOMAIN_PAUSES
+    audience_options: AudienceOptions = EVERYBODY
+    retry_of_id: int | None = None
+    """The delivery whose failed recipients it is for."""
+    audience_source_id: int | None = None
+    """While its recipients are being copied: from where."""
 
     @property
     def approval(self) -> Approval | None:
@@ -160,6 +169,11 @@ class Delivery:
     def is_recurring(self) -> bool:
         """It sends nothing itself, and spawns children."""
         return self.schedule is not None and self.schedule.recurrence is not None
+
+    @property
+    def is_collecting(self) -> bool:
+        """A retry whose recipients are still being copied: it is not known how many there will be."""
+        return self.audience_source_id is not None and self.audience_source_id == self.retry_of_id
 
     @property
     def validity_in_force(self) -> timedelta:

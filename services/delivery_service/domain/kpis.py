@@ -153,6 +153,12 @@ class DeliveryKpis:
         return self.counts.of(Outcome.RELAYED) if self.validity_closed else 0
 
     @property
+    def undecided(self) -> int:
+        """Messages whose end is still waited for."""
+        reported = self.counts.of(Outcome.PREPARED, Outcome.DEFERRED)
+        return reported + (0 if self.validity_closed else self.counts.of(Outcome.RELAYED))
+
+    @property
     def lag(self) -> timedelta:
         """How far the log trails the MTA's clock; a clock ahead gives zero."""
         if self.commit_time is None or self.newest_event_time is None:
@@ -173,7 +179,6 @@ class DeliveryKpis:
         not_canceled = total - counts.of(Outcome.CANCELED)
 
         relayed = counts.of(Outcome.RELAYED)
-        undecided = counts.of(Outcome.PREPARED, Outcome.DEFERRED) + (0 if self.validity_closed else relayed)
         settled_relayed = relayed if self.validity_closed and mode is FeedbackMode.WITHOUT_EFS else 0
         delivered_min = counts.of(Outcome.DELIVERED) + settled_relayed
 
@@ -187,7 +192,7 @@ class DeliveryKpis:
             delivered_of_not_canceled=Rate(delivered, not_canceled),
             bounces_and_errors_of_not_canceled=Rate(bounces, not_canceled),
             delivered_min_final=delivered_min,
-            delivered_max_final=delivered_min + undecided,
+            delivered_max_final=delivered_min + self.undecided,
             statuses=statuses,
             failures={
                 kind: counts.failed_as(kind, shown_failed)

@@ -51,6 +51,7 @@ class Command(Enum):
     DELETE = auto()
     APPROVE = auto()
     SEND_PROOF = auto()
+    RETRY_FAILED = auto()
 
 
 _BEING_SENT: Final = {
@@ -116,6 +117,10 @@ TRANSITIONS: Final[dict[Command, dict[DeliveryState, DeliveryState]]] = {
             DeliveryState.IN_PROGRESS,
             DeliveryState.PAUSED,
         )
+    },
+    # It makes another delivery.
+    Command.RETRY_FAILED: {
+        state: state for state in (DeliveryState.STOPPED, DeliveryState.FINISHED, DeliveryState.FAILED)
     },
 }
 """command → state before → state after. A state that is missing refuses the command."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from delivery_service.domain.address import AddressProblem, address_problem, normalise_address
+from delivery_service.domain.audience import unusable_lists
 from delivery_service.domain.delivery import VALIDITY_MAX, Delivery, ExclusionCause, Issue
 from delivery_service.domain.lifecycle import Channel
 from message_template.sandbox import check
@@ -33,6 +34,15 @@ def control_errors(delivery: Delivery) -> list[Issue]:
             for problem in check(source)
         ]
     return found
+
+
+def audience_errors(delivery: Delivery, suppression_lists: Mapping[str, Channel]) -> list[Issue]:
+    """What makes a send impossible beside its content. `suppression_lists` are those that exist of the ones that the
+    delivery names."""
+    return [
+        Issue("audience_options.suppression_lists", f"{name!r} {problem}")
+        for name, problem in unusable_lists(delivery.audience_options, delivery.channel, suppression_lists)
+    ]
 
 
 def control_warnings(delivery: Delivery, to_deliver: int) -> list[Issue]:
@@ -77,6 +87,7 @@ def plan_digest(
         *_schedule_parts(delivery),
         *(("requires-approval",) if delivery.requires_approval else ()),
         *_pacing_parts(delivery),
+        *delivery.audience_options.canonical(),
         delivery.recipient_count,
         delivery.audience_digest.hex(),
         *(f"{cause.name}={exclusions.get(cause, 0)}" for cause in ExclusionCause),

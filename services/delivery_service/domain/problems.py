@@ -11,6 +11,8 @@ Problem
  ├─ LimitReached
  ├─ LogOutOfRange · MessageNotRendered
  ├─ ApprovalMissing · SecondPersonNeeded
+ ├─ SuppressionListNotFound · SuppressionListExists · SuppressionListInUse
+ ├─ NothingToRetry
  ├─ MtaSideUnavailable
  └─ RulesOutdated           newer qualification rules than the caller's are in force
 """
@@ -84,12 +86,12 @@ class DeliveryChanged(Problem):
 
 
 class RequestIdReused(InvalidInput):
-    """The same request_id came with another plan digest."""
+    """The same request_id came with another request than before."""
 
-    def __init__(self, delivery_id: int, request_id: str) -> None:
-        violation = FieldViolation(
-            "request_id", "was used to confirm another plan_digest: use a new request_id for a new confirmation"
-        )
+    def __init__(
+        self, delivery_id: int, request_id: str, used_to: str = "confirm another plan_digest", new: str = "confirmation"
+    ) -> None:
+        violation = FieldViolation("request_id", f"was used to {used_to}: use a new request_id for a new {new}")
         super().__init__([violation], metadata={"delivery_id": str(delivery_id), "request_id": request_id})
 
 
@@ -168,6 +170,43 @@ class SecondPersonNeeded(Problem):
         super().__init__(
             f"delivery {delivery_id}: {subject} {what}: let someone else do it",
             metadata={"delivery_id": str(delivery_id), "subject": subject},
+        )
+
+
+class SuppressionListNotFound(Problem):
+    """There is no such suppression list."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"suppression list {name!r} does not exist: check its name", metadata={"name": name})
+
+
+class SuppressionListExists(Problem):
+    """The name is taken."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"suppression list {name!r} exists already: add to it, or choose another name", metadata={"name": name}
+        )
+
+
+class SuppressionListInUse(Problem):
+    """Deliveries that are not over name the suppression list."""
+
+    def __init__(self, name: str, delivery_ids: Sequence[int]) -> None:
+        listed = ", ".join(map(str, delivery_ids))
+        super().__init__(
+            f"suppression list {name!r} is named by deliveries that are not over ({listed}): take it out of them first",
+            metadata={"name": name, "delivery_ids": listed},
+        )
+
+
+class NothingToRetry(Problem):
+    """No failed recipient passes the filter."""
+
+    def __init__(self, delivery_id: int) -> None:
+        super().__init__(
+            f"delivery {delivery_id} has no failed recipient that passes the filter: there is nothing to retry",
+            metadata={"delivery_id": str(delivery_id)},
         )
 
 

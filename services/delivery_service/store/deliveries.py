@@ -6,6 +6,7 @@ from typing import Any
 import asyncpg
 import orjson
 
+from delivery_service.domain.audience import AudienceOptions, ControlGroup
 from delivery_service.domain.breaker import PauseCause
 from delivery_service.domain.delivery import (
     Approval,
@@ -60,6 +61,7 @@ class Deliveries:
             delivery.requires_approval,
             delivery.pacing.messages_per_hour if delivery.pacing else None,
             delivery.pacing.first_wave_count if delivery.pacing else 0,
+            *_audience_columns(delivery.audience_options),
         )
         return created is not None
 
@@ -102,6 +104,7 @@ class Deliveries:
             delivery.requires_approval,
             delivery.pacing.messages_per_hour if delivery.pacing else None,
             delivery.pacing.first_wave_count if delivery.pacing else 0,
+            *_audience_columns(delivery.audience_options),
         )
 
     async def begin_preparation(self, delivery: Delivery, preparer: str, now: datetime) -> bool:
@@ -180,7 +183,10 @@ def _plan(text: str) -> Plan:
     stored: dict[str, Any] = orjson.loads(text)
     return Plan(
         targeted=stored["targeted"],
-        exclusions={ExclusionCause[name]: volume for name, volume in stored["exclusions"].items()},
+        # In the order of evaluation, which jsonb does not keep.
+        exclusions={
+            cause: stored["exclusions"][cause.name] for cause in ExclusionCause if cause.name in stored["exclusions"]
+        },
         to_deliver=stored["to_deliver"],
         warnings=tuple(Issue(**issue) for issue in stored["warnings"]),
         errors=tuple(Issue(**issue) for issue in stored["errors"]),
@@ -282,6 +288,20 @@ def _domain_pauses(row: asyncpg.Record) -> DomainPauses:
     return domain_pauses_from_json(row["paused_domains"], row["overruled_domains"])
 
 
+def _audience_columns(options: AudienceOptions) -> tuple[float | None, tuple[str, ...] | None, tuple[str, ...]]:
+    group = options.control_group
+    if group is None:
+        return None, None, options.suppression_lists
+    return group.share, group.profile_ids if group.share is None else None, options.suppression_lists
+
+
+def _audience_options(row: asyncpg.Record) -> AudienceOptions:
+    group = None
+    if row["control_group_share"] is not None or row["control_group_profile_ids"] is not None:
+        group = ControlGroup(row["control_group_share"], tuple(row["control_group_profile_ids"] or ()))
+    return AudienceOptions(group, tuple(row["suppression_lists"]))
+
+
 def _delivery(row: asyncpg.Record) -> Delivery:
     confirmation = None
     if row["confirm_plan_digest"] is not None:
@@ -333,4 +353,7 @@ def _delivery(row: asyncpg.Record) -> Delivery:
         last_approval=_approval(row),
         pacing=_pacing(row),
         domain_pauses=_domain_pauses(row),
+        audience_options=_audience_options(row),
+        retry_of_id=row["retry_of_id"],
+        audience_source_id=row["audience_source_id"],
     )

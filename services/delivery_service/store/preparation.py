@@ -7,8 +7,9 @@ from uuid import UUID
 
 import asyncpg
 
-from delivery_service.domain.delivery import ExclusionCause, Plan
+from delivery_service.domain.delivery import Delivery, ExclusionCause, Plan
 from delivery_service.domain.identifiers import RECIPIENTS_PER_PART
+from delivery_service.domain.lifecycle import Channel
 from delivery_service.store.deliveries import plan_to_json
 from delivery_service.store.queries import query
 
@@ -37,8 +38,14 @@ class Preparation:
         """Prolongs the lease, if it is still ours."""
         await self._connection.execute(query("renew_preparation"), delivery_id, token, lease)
 
+    async def suppression_lists(self, delivery: Delivery) -> dict[str, Channel]:
+        """Those that exist of the ones that the delivery names, with their channels."""
+        names = delivery.audience_options.suppression_lists
+        rows = await self._connection.fetch(query("suppression_list_channels"), names) if names else ()
+        return {row["name"]: Channel(row["channel"]) for row in rows}
+
     async def exclude(self, delivery_id: int, token: UUID) -> bool:
-        """Records all exclusions. False: lost the lease."""
+        """Records all exclusions. False: lost the lease, or a suppression list has gone."""
         return bool(await self._connection.fetchval(query("prepare_exclusions"), delivery_id, token))
 
     async def prepare_range(self, delivery_id: int, token: UUID, after: int, through: int, now: datetime) -> bool:

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 from delivery_service.domain.delivery import Delivery, ExclusionCause, Issue, Plan
 from delivery_service.domain.identifiers import RECIPIENTS_PER_PART
 from delivery_service.domain.lifecycle import DeliveryState
-from delivery_service.domain.plan import control_errors, control_warnings, plan_digest
+from delivery_service.domain.plan import audience_errors, control_errors, control_warnings, plan_digest
 from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings
 from delivery_service.store.database import DatabaseSettings, close_quietly, connect_worker
@@ -79,6 +79,7 @@ class PreparationWorker:
     async def _run(self, preparation: Preparation, delivery: Delivery, token: UUID, through: int) -> None:
         # In a thread: a large template takes long to compile, and watchers must not wait for it.
         errors = await asyncio.to_thread(control_errors, delivery)
+        errors += audience_errors(delivery, await preparation.suppression_lists(delivery))
         if errors:
             await preparation.fail(delivery.delivery_id, token, self._failed_plan(delivery, errors), self._clock.now())
             self._metrics.prepared.labels("failed").inc()

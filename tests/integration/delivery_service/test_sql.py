@@ -300,6 +300,55 @@ async def test_a_break_down_reads_each_row_once(large: str) -> None:
         assert _rows_read(nodes, "recipient") <= 1.2 * RECIPIENTS
 
 
+async def test_a_page_of_exclusions_reads_a_bounded_number_of_rows_by_the_primary_key(large: str) -> None:
+    async with connected(large) as connection:
+        await connection.execute(
+            "insert into exclusion_log select 1, r, 1 + r % 3 from generate_series(1, 100000) r "
+            "on conflict do nothing; "
+            "analyze exclusion_log"
+        )
+
+    nodes = await _plan(large, query("list_exclusions"), DELIVERY_ID, 50_000, 1_000, [3])
+
+    _assert_indexed(nodes, "exclusion_log", "recipient")
+    assert _rows_read(nodes, "exclusion_log") <= 1_000
+    assert _rows_read(nodes, "recipient") <= 1_000
+
+
+async def test_a_page_of_suppression_entries_reads_its_own_rows_alone(large: str) -> None:
+    async with connected(large) as connection:
+        await connection.execute(
+            "insert into suppression_entry select l, 1, 'a' || n || '@example.com', now() "
+            "from generate_series(1, 4) l, generate_series(1, 50000) n on conflict do nothing; "
+            "analyze suppression_entry"
+        )
+
+    nodes = await _plan(large, query("list_suppression_entries"), 2, 1, "a2", 101)
+
+    _assert_indexed(nodes, "suppression_entry")
+    assert _rows_read(nodes, "suppression_entry") <= 101
+
+
+async def test_the_failed_recipients_of_a_range_are_found_by_the_primary_key(large: str) -> None:
+    """As a step of the copying asks for them; the filter on domains looks at the recipients of those alone."""
+    nothing: list[int] = []
+    arguments = (DELIVERY_ID, 100_000, 102_000, [4, 6], [1], nothing, ["example.com"])
+
+    nodes = await _plan(large, "select * from failed_recipients($1, $2, $3, $4, $5, $6, $7)", *arguments)
+
+    _assert_indexed(nodes, "send_log", "recipient")
+    assert _rows_read(nodes, "send_log") <= 2_000
+
+
+async def test_the_failed_are_counted_in_one_pass_that_may_be_parallel(large: str) -> None:
+    nothing: list[int] = []
+
+    nodes = await _plan(large, query("count_failed"), DELIVERY_ID, RECIPIENTS, [0], nothing, nothing, nothing)
+
+    assert _rows_read(nodes, "send_log") <= RECIPIENTS + 1_000 * 20
+    assert not [node for node in nodes if node["Node Type"] == "Function Scan"], "the function is a part of the plan"
+
+
 def test_no_statement_is_built_from_strings() -> None:
     for path in STORE.glob("*.py"):
         assert not re.search(r"(fetch|execute|fetchrow|fetchval)\(\s*f\"", path.read_text()), path.name

@@ -8,6 +8,7 @@ from click.testing import CliRunner, Result
 
 from campaign_cli.commands import campaign
 from campaign_cli.credentials import issue_credentials
+from campaign_cli.suppression import suppression
 
 
 @pytest.fixture
@@ -39,6 +40,9 @@ def test_every_command_explains_itself(run: Run) -> None:
         ["statistics", "1"],
         ["explain", "1"],
         ["export", "1", "--output", "logs.csv"],
+        ["exclusions", "1"],
+        ["retry-failed", "1"],
+        ["suppression", "list"],
     ],
     ids=lambda arguments: arguments[0],
 )
@@ -47,6 +51,37 @@ def test_without_a_running_system_a_command_says_how_to_start_one(run: Run, argu
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: nothing is running on the folder .campaign")
     assert "campaign up" in result.stderr
+
+
+def test_every_command_on_suppression_lists_explains_itself(run: Run) -> None:
+    for name in suppression.commands:
+        result = run("suppression", name, "--help")
+        assert result.exit_code == 0
+        assert "Usage: " in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["suppression", "add", "list"], "Give entries"),
+        (["suppression", "remove", "list", "--domains"], "Give entries"),
+        (["retry-failed", "1", "--json"], "--json is for --dry-run alone"),
+        (["retry-failed", "1", "--outcome", "deferred"], "--outcome"),
+        (["exclusions", "1", "--cause", "weather"], "--cause"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(run: Run, arguments: list[str], says: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+def test_a_control_group_is_a_share(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "people.csv").write_text("email\n")
+    for share in ("0", "1", "10%"):
+        result = run("send", "--recipients", "people.csv", "--subject", "s", "--text", "t", "--control-group", share)
+        assert result.exit_code == 2
+        assert "--control-group" in result.stderr
 
 
 def test_a_folder_whose_system_was_killed_is_not_running(run: Run, tmp_path: Path) -> None:

@@ -44,9 +44,9 @@ ALLOWED = {
         Command.CLOSE_VALIDITY,
         Command.SEND_PROOF,
     },
-    DeliveryState.STOPPED: {Command.STOP},
-    DeliveryState.FINISHED: set(),
-    DeliveryState.FAILED: set(),
+    DeliveryState.STOPPED: {Command.STOP, Command.RETRY_FAILED},
+    DeliveryState.FINISHED: {Command.RETRY_FAILED},
+    DeliveryState.FAILED: {Command.RETRY_FAILED},
 }
 
 

@@ -22,48 +22,49 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from campaign.delivery.v1 import audience_pb2 as campaign_dot_delivery_dot_v1_dot_audience__pb2
 from campaign.delivery.v1 import schedule_pb2 as campaign_dot_delivery_dot_v1_dot_schedule__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#campaign/delivery/v1/delivery.proto\x12\x14\x63\x61mpaign.delivery.v1\x1a#campaign/delivery/v1/schedule.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb4\t\n\x08\x44\x65livery\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12.\n\x07\x63hannel\x18\x03 \x01(\x0e\x32\x1d.campaign.delivery.v1.Channel\x12\x39\n\rfeedback_mode\x18\x04 \x01(\x0e\x32\".campaign.delivery.v1.FeedbackMode\x12.\n\x07\x63ontent\x18\x05 \x01(\x0b\x32\x1d.campaign.delivery.v1.Content\x12\x32\n\x0fvalidity_period\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x05state\x18\x07 \x01(\x0e\x32#.campaign.delivery.v1.DeliveryState\x12\x17\n\x0frecipient_count\x18\x08 \x01(\x03\x12(\n\x04plan\x18\t \x01(\x0b\x32\x1a.campaign.delivery.v1.Plan\x12\x38\n\x0c\x63onfirmation\x18\n \x01(\x0b\x32\".campaign.delivery.v1.Confirmation\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11validity_end_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63reator\x18\x10 \x01(\t\x12\x0c\n\x04\x65tag\x18\x11 \x01(\t\x12(\n\x04stop\x18\x12 \x01(\x0b\x32\x1a.campaign.delivery.v1.Stop\x12\x38\n\x14validity_closed_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0csettled_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x05pause\x18\x15 \x01(\x0b\x32\x1b.campaign.delivery.v1.Pause\x12\x30\n\x08schedule\x18\x1e \x01(\x0b\x32\x1e.campaign.delivery.v1.Schedule\x12\x41\n\x11parent_occurrence\x18\x1f \x01(\x0b\x32&.campaign.delivery.v1.ParentOccurrence\x12\x19\n\x11requires_approval\x18  \x01(\x08\x12\x30\n\x08\x61pproval\x18! \x01(\x0b\x32\x1e.campaign.delivery.v1.Approval\x12,\n\x06pacing\x18\" \x01(\x0b\x32\x1c.campaign.delivery.v1.Pacing\x12\x39\n\x0epaused_domains\x18Z \x03(\x0b\x32!.campaign.delivery.v1.DomainPause\"c\n\x08\x41pproval\x12\x10\n\x08\x61pprover\x18\x01 \x01(\t\x12\x30\n\x0c\x61pprove_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bplan_digest\x18\x03 \x01(\t\"=\n\x06Pacing\x12\x18\n\x10\x66irst_wave_count\x18\x01 \x01(\x03\x12\x19\n\x11messages_per_hour\x18\x02 \x01(\x03\"\x88\x01\n\x05Pause\x12\x0e\n\x06pauser\x18\x01 \x01(\t\x12.\n\npause_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x05\x63\x61use\x18\x03 \x01(\x0e\x32 .campaign.delivery.v1.PauseCause\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"S\n\x0b\x44omainPause\x12\x18\n\x10recipient_domain\x18\x01 \x01(\t\x12*\n\x05pause\x18\x02 \x01(\x0b\x32\x1b.campaign.delivery.v1.Pause\"\x85\x01\n\x04Stop\x12\x0f\n\x07stopper\x18\x01 \x01(\t\x12-\n\tstop_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fin_flight_count\x18\x03 \x01(\x03\x12\x12\n\nleft_count\x18\x04 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x05 \x01(\x08\"y\n\x07\x43ontent\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0c\n\x04html\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x14\n\x0c\x66rom_address\x18\x04 \x01(\t\x12\x11\n\tfrom_name\x18\x05 \x01(\t\x12\x18\n\x10reply_to_address\x18\x06 \x01(\t\"\xa4\x02\n\x04Plan\x12\x10\n\x08targeted\x18\x01 \x01(\x03\x12\x39\n\nexclusions\x18\x02 \x03(\x0b\x32%.campaign.delivery.v1.ExclusionVolume\x12\x12\n\nto_deliver\x18\x03 \x01(\x03\x12\x31\n\x08warnings\x18\x04 \x03(\x0b\x32\x1f.campaign.delivery.v1.PlanIssue\x12/\n\x06\x65rrors\x18\x05 \x03(\x0b\x32\x1f.campaign.delivery.v1.PlanIssue\x12\x13\n\x0bplan_digest\x18\x06 \x01(\t\x12\x30\n\x0cprepare_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08preparer\x18\x08 \x01(\t\"V\n\x0f\x45xclusionVolume\x12\x33\n\x05\x63\x61use\x18\x01 \x01(\x0e\x32$.campaign.delivery.v1.ExclusionCause\x12\x0e\n\x06volume\x18\x02 \x01(\x03\"/\n\tPlanIssue\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"|\n\x0c\x43onfirmation\x12\x11\n\tconfirmer\x18\x01 \x01(\t\x12\x30\n\x0c\x63onfirm_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bplan_digest\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t*|\n\nPauseCause\x12\x1b\n\x17PAUSE_CAUSE_UNSPECIFIED\x10\x00\x12\x17\n\x13PAUSE_CAUSE_COMMAND\x10\x01\x12\x1c\n\x18PAUSE_CAUSE_HARD_BOUNCES\x10\x02\x12\x1a\n\x16PAUSE_CAUSE_COMPLAINTS\x10\x03*X\n\x07\x43hannel\x12\x17\n\x13\x43HANNEL_UNSPECIFIED\x10\x00\x12\x11\n\rCHANNEL_EMAIL\x10\x01\x12\x0f\n\x0b\x43HANNEL_SMS\x10\x02\x12\x10\n\x0c\x43HANNEL_PUSH\x10\x03*h\n\x0c\x46\x65\x65\x64\x62\x61\x63kMode\x12\x1d\n\x19\x46\x45\x45\x44\x42\x41\x43K_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46\x45\x45\x44\x42\x41\x43K_MODE_WITH_EFS\x10\x01\x12\x1d\n\x19\x46\x45\x45\x44\x42\x41\x43K_MODE_WITHOUT_EFS\x10\x02*\xdb\x02\n\rDeliveryState\x12\x1e\n\x1a\x44\x45LIVERY_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x45LIVERY_STATE_EDITING\x10\x01\x12\x1c\n\x18\x44\x45LIVERY_STATE_PREPARING\x10\x02\x12%\n!DELIVERY_STATE_PREPARATION_FAILED\x10\x03\x12\x18\n\x14\x44\x45LIVERY_STATE_READY\x10\x04\x12 \n\x1c\x44\x45LIVERY_STATE_START_PENDING\x10\x05\x12\x1e\n\x1a\x44\x45LIVERY_STATE_IN_PROGRESS\x10\x06\x12\x19\n\x15\x44\x45LIVERY_STATE_PAUSED\x10\x07\x12\x1a\n\x16\x44\x45LIVERY_STATE_STOPPED\x10\x08\x12\x1b\n\x17\x44\x45LIVERY_STATE_FINISHED\x10\t\x12\x19\n\x15\x44\x45LIVERY_STATE_FAILED\x10\n*\x9a\x01\n\x0e\x45xclusionCause\x12\x1f\n\x1b\x45XCLUSION_CAUSE_UNSPECIFIED\x10\x00\x12!\n\x1d\x45XCLUSION_CAUSE_ADDRESS_EMPTY\x10\x01\x12%\n!EXCLUSION_CAUSE_ADDRESS_MALFORMED\x10\x02\x12\x1d\n\x19\x45XCLUSION_CAUSE_DUPLICATE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#campaign/delivery/v1/delivery.proto\x12\x14\x63\x61mpaign.delivery.v1\x1a#campaign/delivery/v1/audience.proto\x1a#campaign/delivery/v1/schedule.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\n\n\x08\x44\x65livery\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12.\n\x07\x63hannel\x18\x03 \x01(\x0e\x32\x1d.campaign.delivery.v1.Channel\x12\x39\n\rfeedback_mode\x18\x04 \x01(\x0e\x32\".campaign.delivery.v1.FeedbackMode\x12.\n\x07\x63ontent\x18\x05 \x01(\x0b\x32\x1d.campaign.delivery.v1.Content\x12\x32\n\x0fvalidity_period\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x05state\x18\x07 \x01(\x0e\x32#.campaign.delivery.v1.DeliveryState\x12\x17\n\x0frecipient_count\x18\x08 \x01(\x03\x12(\n\x04plan\x18\t \x01(\x0b\x32\x1a.campaign.delivery.v1.Plan\x12\x38\n\x0c\x63onfirmation\x18\n \x01(\x0b\x32\".campaign.delivery.v1.Confirmation\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11validity_end_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63reator\x18\x10 \x01(\t\x12\x0c\n\x04\x65tag\x18\x11 \x01(\t\x12(\n\x04stop\x18\x12 \x01(\x0b\x32\x1a.campaign.delivery.v1.Stop\x12\x38\n\x14validity_closed_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0csettled_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x05pause\x18\x15 \x01(\x0b\x32\x1b.campaign.delivery.v1.Pause\x12\x30\n\x08schedule\x18\x1e \x01(\x0b\x32\x1e.campaign.delivery.v1.Schedule\x12\x41\n\x11parent_occurrence\x18\x1f \x01(\x0b\x32&.campaign.delivery.v1.ParentOccurrence\x12\x19\n\x11requires_approval\x18  \x01(\x08\x12\x30\n\x08\x61pproval\x18! \x01(\x0b\x32\x1e.campaign.delivery.v1.Approval\x12,\n\x06pacing\x18\" \x01(\x0b\x32\x1c.campaign.delivery.v1.Pacing\x12\x39\n\x0epaused_domains\x18Z \x03(\x0b\x32!.campaign.delivery.v1.DomainPause\x12?\n\x10\x61udience_options\x18\x32 \x01(\x0b\x32%.campaign.delivery.v1.AudienceOptions\x12\x1c\n\x14retry_of_delivery_id\x18\x33 \x01(\t\"c\n\x08\x41pproval\x12\x10\n\x08\x61pprover\x18\x01 \x01(\t\x12\x30\n\x0c\x61pprove_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bplan_digest\x18\x03 \x01(\t\"=\n\x06Pacing\x12\x18\n\x10\x66irst_wave_count\x18\x01 \x01(\x03\x12\x19\n\x11messages_per_hour\x18\x02 \x01(\x03\"\x88\x01\n\x05Pause\x12\x0e\n\x06pauser\x18\x01 \x01(\t\x12.\n\npause_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x05\x63\x61use\x18\x03 \x01(\x0e\x32 .campaign.delivery.v1.PauseCause\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"S\n\x0b\x44omainPause\x12\x18\n\x10recipient_domain\x18\x01 \x01(\t\x12*\n\x05pause\x18\x02 \x01(\x0b\x32\x1b.campaign.delivery.v1.Pause\"\x85\x01\n\x04Stop\x12\x0f\n\x07stopper\x18\x01 \x01(\t\x12-\n\tstop_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fin_flight_count\x18\x03 \x01(\x03\x12\x12\n\nleft_count\x18\x04 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x05 \x01(\x08\"y\n\x07\x43ontent\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0c\n\x04html\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x14\n\x0c\x66rom_address\x18\x04 \x01(\t\x12\x11\n\tfrom_name\x18\x05 \x01(\t\x12\x18\n\x10reply_to_address\x18\x06 \x01(\t\"\xa4\x02\n\x04Plan\x12\x10\n\x08targeted\x18\x01 \x01(\x03\x12\x39\n\nexclusions\x18\x02 \x03(\x0b\x32%.campaign.delivery.v1.ExclusionVolume\x12\x12\n\nto_deliver\x18\x03 \x01(\x03\x12\x31\n\x08warnings\x18\x04 \x03(\x0b\x32\x1f.campaign.delivery.v1.PlanIssue\x12/\n\x06\x65rrors\x18\x05 \x03(\x0b\x32\x1f.campaign.delivery.v1.PlanIssue\x12\x13\n\x0bplan_digest\x18\x06 \x01(\t\x12\x30\n\x0cprepare_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08preparer\x18\x08 \x01(\t\"V\n\x0f\x45xclusionVolume\x12\x33\n\x05\x63\x61use\x18\x01 \x01(\x0e\x32$.campaign.delivery.v1.ExclusionCause\x12\x0e\n\x06volume\x18\x02 \x01(\x03\"/\n\tPlanIssue\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"|\n\x0c\x43onfirmation\x12\x11\n\tconfirmer\x18\x01 \x01(\t\x12\x30\n\x0c\x63onfirm_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bplan_digest\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t*|\n\nPauseCause\x12\x1b\n\x17PAUSE_CAUSE_UNSPECIFIED\x10\x00\x12\x17\n\x13PAUSE_CAUSE_COMMAND\x10\x01\x12\x1c\n\x18PAUSE_CAUSE_HARD_BOUNCES\x10\x02\x12\x1a\n\x16PAUSE_CAUSE_COMPLAINTS\x10\x03*X\n\x07\x43hannel\x12\x17\n\x13\x43HANNEL_UNSPECIFIED\x10\x00\x12\x11\n\rCHANNEL_EMAIL\x10\x01\x12\x0f\n\x0b\x43HANNEL_SMS\x10\x02\x12\x10\n\x0c\x43HANNEL_PUSH\x10\x03*h\n\x0c\x46\x65\x65\x64\x62\x61\x63kMode\x12\x1d\n\x19\x46\x45\x45\x44\x42\x41\x43K_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46\x45\x45\x44\x42\x41\x43K_MODE_WITH_EFS\x10\x01\x12\x1d\n\x19\x46\x45\x45\x44\x42\x41\x43K_MODE_WITHOUT_EFS\x10\x02*\xdb\x02\n\rDeliveryState\x12\x1e\n\x1a\x44\x45LIVERY_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x45LIVERY_STATE_EDITING\x10\x01\x12\x1c\n\x18\x44\x45LIVERY_STATE_PREPARING\x10\x02\x12%\n!DELIVERY_STATE_PREPARATION_FAILED\x10\x03\x12\x18\n\x14\x44\x45LIVERY_STATE_READY\x10\x04\x12 \n\x1c\x44\x45LIVERY_STATE_START_PENDING\x10\x05\x12\x1e\n\x1a\x44\x45LIVERY_STATE_IN_PROGRESS\x10\x06\x12\x19\n\x15\x44\x45LIVERY_STATE_PAUSED\x10\x07\x12\x1a\n\x16\x44\x45LIVERY_STATE_STOPPED\x10\x08\x12\x1b\n\x17\x44\x45LIVERY_STATE_FINISHED\x10\t\x12\x19\n\x15\x44\x45LIVERY_STATE_FAILED\x10\n*\x8c\x02\n\x0e\x45xclusionCause\x12\x1f\n\x1b\x45XCLUSION_CAUSE_UNSPECIFIED\x10\x00\x12!\n\x1d\x45XCLUSION_CAUSE_ADDRESS_EMPTY\x10\x01\x12%\n!EXCLUSION_CAUSE_ADDRESS_MALFORMED\x10\x02\x12\x1d\n\x19\x45XCLUSION_CAUSE_DUPLICATE\x10\x03\x12!\n\x1d\x45XCLUSION_CAUSE_CONTROL_GROUP\x10\x06\x12&\n\"EXCLUSION_CAUSE_SUPPRESSED_ADDRESS\x10\x07\x12%\n!EXCLUSION_CAUSE_SUPPRESSED_DOMAIN\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'campaign.delivery.v1.delivery_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PAUSECAUSE']._serialized_start=2575
-  _globals['_PAUSECAUSE']._serialized_end=2699
-  _globals['_CHANNEL']._serialized_start=2701
-  _globals['_CHANNEL']._serialized_end=2789
-  _globals['_FEEDBACKMODE']._serialized_start=2791
-  _globals['_FEEDBACKMODE']._serialized_end=2895
-  _globals['_DELIVERYSTATE']._serialized_start=2898
-  _globals['_DELIVERYSTATE']._serialized_end=3245
-  _globals['_EXCLUSIONCAUSE']._serialized_start=3248
-  _globals['_EXCLUSIONCAUSE']._serialized_end=3402
-  _globals['_DELIVERY']._serialized_start=164
-  _globals['_DELIVERY']._serialized_end=1368
-  _globals['_APPROVAL']._serialized_start=1370
-  _globals['_APPROVAL']._serialized_end=1469
-  _globals['_PACING']._serialized_start=1471
-  _globals['_PACING']._serialized_end=1532
-  _globals['_PAUSE']._serialized_start=1535
-  _globals['_PAUSE']._serialized_end=1671
-  _globals['_DOMAINPAUSE']._serialized_start=1673
-  _globals['_DOMAINPAUSE']._serialized_end=1756
-  _globals['_STOP']._serialized_start=1759
-  _globals['_STOP']._serialized_end=1892
-  _globals['_CONTENT']._serialized_start=1894
-  _globals['_CONTENT']._serialized_end=2015
-  _globals['_PLAN']._serialized_start=2018
-  _globals['_PLAN']._serialized_end=2310
-  _globals['_EXCLUSIONVOLUME']._serialized_start=2312
-  _globals['_EXCLUSIONVOLUME']._serialized_end=2398
-  _globals['_PLANISSUE']._serialized_start=2400
-  _globals['_PLANISSUE']._serialized_end=2447
-  _globals['_CONFIRMATION']._serialized_start=2449
-  _globals['_CONFIRMATION']._serialized_end=2573
+  _globals['_PAUSECAUSE']._serialized_start=2707
+  _globals['_PAUSECAUSE']._serialized_end=2831
+  _globals['_CHANNEL']._serialized_start=2833
+  _globals['_CHANNEL']._serialized_end=2921
+  _globals['_FEEDBACKMODE']._serialized_start=2923
+  _globals['_FEEDBACKMODE']._serialized_end=3027
+  _globals['_DELIVERYSTATE']._serialized_start=3030
+  _globals['_DELIVERYSTATE']._serialized_end=3377
+  _globals['_EXCLUSIONCAUSE']._serialized_start=3380
+  _globals['_EXCLUSIONCAUSE']._serialized_end=3648
+  _globals['_DELIVERY']._serialized_start=201
+  _globals['_DELIVERY']._serialized_end=1500
+  _globals['_APPROVAL']._serialized_start=1502
+  _globals['_APPROVAL']._serialized_end=1601
+  _globals['_PACING']._serialized_start=1603
+  _globals['_PACING']._serialized_end=1664
+  _globals['_PAUSE']._serialized_start=1667
+  _globals['_PAUSE']._serialized_end=1803
+  _globals['_DOMAINPAUSE']._serialized_start=1805
+  _globals['_DOMAINPAUSE']._serialized_end=1888
+  _globals['_STOP']._serialized_start=1891
+  _globals['_STOP']._serialized_end=2024
+  _globals['_CONTENT']._serialized_start=2026
+  _globals['_CONTENT']._serialized_end=2147
+  _globals['_PLAN']._serialized_start=2150
+  _globals['_PLAN']._serialized_end=2442
+  _globals['_EXCLUSIONVOLUME']._serialized_start=2444
+  _globals['_EXCLUSIONVOLUME']._serialized_end=2530
+  _globals['_PLANISSUE']._serialized_start=2532
+  _globals['_PLANISSUE']._serialized_end=2579
+  _globals['_CONFIRMATION']._serialized_start=2581
+  _globals['_CONFIRMATION']._serialized_end=2705
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 isort:skip_file
 The delivery: one prepared and confirmed send to many recipients, never one SMTP hand-over."""
 
+from campaign.delivery.v1 import audience_pb2 as _audience_pb2
 from campaign.delivery.v1 import schedule_pb2 as _schedule_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -182,9 +183,17 @@ class _ExclusionCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Exclus
     """The address can't be one of this channel."""
     EXCLUSION_CAUSE_DUPLICATE: _ExclusionCause.ValueType  # 3
     """Another recipient of this delivery, with a lower number, has the same address (domain compared in lower case)."""
+    EXCLUSION_CAUSE_CONTROL_GROUP: _ExclusionCause.ValueType  # 6
+    """The recipient is in the control group (AudienceOptions.control_group)."""
+    EXCLUSION_CAUSE_SUPPRESSED_ADDRESS: _ExclusionCause.ValueType  # 7
+    """The address is on a suppression list that the delivery names."""
+    EXCLUSION_CAUSE_SUPPRESSED_DOMAIN: _ExclusionCause.ValueType  # 8
+    """The address's domain, or one above it, is on a suppression list that the delivery names."""
 
 class ExclusionCause(_ExclusionCause, metaclass=_ExclusionCauseEnumTypeWrapper):
-    """Why a recipient of the audience gets no message. May grow."""
+    """Why a recipient of the audience gets no message: the first that applies, in the order empty, malformed, duplicate,
+    control group, suppressed address, suppressed domain. May grow.
+    """
 
 EXCLUSION_CAUSE_UNSPECIFIED: ExclusionCause.ValueType  # 0
 """Never sent."""
@@ -194,6 +203,12 @@ EXCLUSION_CAUSE_ADDRESS_MALFORMED: ExclusionCause.ValueType  # 2
 """The address can't be one of this channel."""
 EXCLUSION_CAUSE_DUPLICATE: ExclusionCause.ValueType  # 3
 """Another recipient of this delivery, with a lower number, has the same address (domain compared in lower case)."""
+EXCLUSION_CAUSE_CONTROL_GROUP: ExclusionCause.ValueType  # 6
+"""The recipient is in the control group (AudienceOptions.control_group)."""
+EXCLUSION_CAUSE_SUPPRESSED_ADDRESS: ExclusionCause.ValueType  # 7
+"""The address is on a suppression list that the delivery names."""
+EXCLUSION_CAUSE_SUPPRESSED_DOMAIN: ExclusionCause.ValueType  # 8
+"""The address's domain, or one above it, is on a suppression list that the delivery names."""
 Global___ExclusionCause: _TypeAlias = ExclusionCause  # noqa: Y015
 
 @_typing.final
@@ -229,6 +244,8 @@ class Delivery(_message.Message):
     APPROVAL_FIELD_NUMBER: _builtins.int
     PACING_FIELD_NUMBER: _builtins.int
     PAUSED_DOMAINS_FIELD_NUMBER: _builtins.int
+    AUDIENCE_OPTIONS_FIELD_NUMBER: _builtins.int
+    RETRY_OF_DELIVERY_ID_FIELD_NUMBER: _builtins.int
     delivery_id: _builtins.str
     """Assigned by CreateDelivery; decimal digits, ordered by creation time. Output only. Example: "451893744120889345"."""
     label: _builtins.str
@@ -253,6 +270,8 @@ class Delivery(_message.Message):
     """The send needs the approval of a second person (ApproveDelivery) before it can be confirmed. Part of the plan. The
     children of a recurring delivery need none: what they send was approved with their parent.
     """
+    retry_of_delivery_id: _builtins.str
+    """Of a delivery made by RetryFailed: whose failed recipients it is for. Output only."""
     @_builtins.property
     def content(self) -> Global___Content:
         """What is sent."""
@@ -333,6 +352,12 @@ class Delivery(_message.Message):
         has ended meanwhile stay listed. Output only.
         """
 
+    @_builtins.property
+    def audience_options(self) -> _audience_pb2.AudienceOptions:
+        """Who of the audience gets no message by choice; part of the plan. Children of a recurring delivery have their
+        parent's, duplicates their original's.
+        """
+
     def __init__(
         self,
         *,
@@ -363,10 +388,12 @@ class Delivery(_message.Message):
         approval: Global___Approval | None = ...,
         pacing: Global___Pacing | None = ...,
         paused_domains: _abc.Iterable[Global___DomainPause] | None = ...,
+        audience_options: _audience_pb2.AudienceOptions | None = ...,
+        retry_of_delivery_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "finish_time", b"finish_time", "pacing", b"pacing", "parent_occurrence", b"parent_occurrence", "pause", b"pause", "plan", b"plan", "schedule", b"schedule", "settled_time", b"settled_time", "start_time", b"start_time", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "audience_options", b"audience_options", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "finish_time", b"finish_time", "pacing", b"pacing", "parent_occurrence", b"parent_occurrence", "pause", b"pause", "plan", b"plan", "schedule", b"schedule", "settled_time", b"settled_time", "start_time", b"start_time", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "channel", b"channel", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "creator", b"creator", "delivery_id", b"delivery_id", "etag", b"etag", "feedback_mode", b"feedback_mode", "finish_time", b"finish_time", "label", b"label", "pacing", b"pacing", "parent_occurrence", b"parent_occurrence", "pause", b"pause", "paused_domains", b"paused_domains", "plan", b"plan", "recipient_count", b"recipient_count", "requires_approval", b"requires_approval", "schedule", b"schedule", "settled_time", b"settled_time", "start_time", b"start_time", "state", b"state", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "audience_options", b"audience_options", "channel", b"channel", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "creator", b"creator", "delivery_id", b"delivery_id", "etag", b"etag", "feedback_mode", b"feedback_mode", "finish_time", b"finish_time", "label", b"label", "pacing", b"pacing", "parent_occurrence", b"parent_occurrence", "pause", b"pause", "paused_domains", b"paused_domains", "plan", b"plan", "recipient_count", b"recipient_count", "requires_approval", b"requires_approval", "retry_of_delivery_id", b"retry_of_delivery_id", "schedule", b"schedule", "settled_time", b"settled_time", "start_time", b"start_time", "state", b"state", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

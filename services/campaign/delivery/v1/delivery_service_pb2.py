@@ -27,20 +27,23 @@ from campaign.delivery.v1 import before_the_send_pb2 as campaign_dot_delivery_do
 from campaign.delivery.v1 import commands_pb2 as campaign_dot_delivery_dot_v1_dot_commands__pb2
 from campaign.delivery.v1 import delivery_pb2 as campaign_dot_delivery_dot_v1_dot_delivery__pb2
 from campaign.delivery.v1 import domain_pause_pb2 as campaign_dot_delivery_dot_v1_dot_domain__pause__pb2
+from campaign.delivery.v1 import exclusion_pb2 as campaign_dot_delivery_dot_v1_dot_exclusion__pb2
 from campaign.delivery.v1 import explanation_pb2 as campaign_dot_delivery_dot_v1_dot_explanation__pb2
 from campaign.delivery.v1 import kpis_pb2 as campaign_dot_delivery_dot_v1_dot_kpis__pb2
 from campaign.delivery.v1 import look_ups_pb2 as campaign_dot_delivery_dot_v1_dot_look__ups__pb2
 from campaign.delivery.v1 import occurrence_pb2 as campaign_dot_delivery_dot_v1_dot_occurrence__pb2
+from campaign.delivery.v1 import retry_pb2 as campaign_dot_delivery_dot_v1_dot_retry__pb2
 from campaign.delivery.v1 import role_pb2 as campaign_dot_delivery_dot_v1_dot_role__pb2
 from campaign.delivery.v1 import send_log_pb2 as campaign_dot_delivery_dot_v1_dot_send__log__pb2
 from campaign.delivery.v1 import send_log_feed_pb2 as campaign_dot_delivery_dot_v1_dot_send__log__feed__pb2
+from campaign.delivery.v1 import suppression_pb2 as campaign_dot_delivery_dot_v1_dot_suppression__pb2
 from campaign.delivery.v1 import undefined_failure_pb2 as campaign_dot_delivery_dot_v1_dot_undefined__failure__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+campaign/delivery/v1/delivery_service.proto\x12\x14\x63\x61mpaign.delivery.v1\x1a campaign/delivery/v1/alert.proto\x1a*campaign/delivery/v1/before_the_send.proto\x1a#campaign/delivery/v1/commands.proto\x1a#campaign/delivery/v1/delivery.proto\x1a\'campaign/delivery/v1/domain_pause.proto\x1a&campaign/delivery/v1/explanation.proto\x1a\x1f\x63\x61mpaign/delivery/v1/kpis.proto\x1a#campaign/delivery/v1/look_ups.proto\x1a%campaign/delivery/v1/occurrence.proto\x1a\x1f\x63\x61mpaign/delivery/v1/role.proto\x1a#campaign/delivery/v1/send_log.proto\x1a(campaign/delivery/v1/send_log_feed.proto\x1a,campaign/delivery/v1/undefined_failure.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"I\n\x15\x43reateDeliveryRequest\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"J\n\x16\x43reateDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\")\n\x12GetDeliveryRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"G\n\x13GetDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"\x8f\x01\n\x15ListDeliveriesRequest\x12\x33\n\x06states\x18\x01 \x03(\x0e\x32#.campaign.delivery.v1.DeliveryState\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x1a\n\x12parent_delivery_id\x18\n \x01(\t\"e\n\x16ListDeliveriesResponse\x12\x32\n\ndeliveries\x18\x01 \x03(\x0b\x32\x1e.campaign.delivery.v1.Delivery\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"z\n\x15UpdateDeliveryRequest\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"J\n\x16UpdateDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"\x93\x01\n\x14\x41\x64\x64RecipientsRequest\x12\x39\n\x04open\x18\x01 \x01(\x0b\x32).campaign.delivery.v1.RecipientUploadOpenH\x00\x12\x35\n\x05\x63hunk\x18\x02 \x01(\x0b\x32$.campaign.delivery.v1.RecipientChunkH\x00\x42\t\n\x07request\"=\n\x13RecipientUploadOpen\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x11\n\tupload_id\x18\x02 \x01(\t\"X\n\x0eRecipientChunk\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x36\n\nrecipients\x18\x02 \x03(\x0b\x32\".campaign.delivery.v1.NewRecipient\"\xae\x01\n\x0cNewRecipient\x12\x12\n\nprofile_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x46\n\nattributes\x18\x03 \x03(\x0b\x32\x32.campaign.delivery.v1.NewRecipient.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Y\n\x15\x41\x64\x64RecipientsResponse\x12\x12\n\nlast_chunk\x18\x01 \x01(\x03\x12\x13\n\x0b\x61\x64\x64\x65\x64_count\x18\x02 \x01(\x03\x12\x17\n\x0frecipient_count\x18\x03 \x01(\x03\"C\n\x19GetRecipientUploadRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x11\n\tupload_id\x18\x02 \x01(\t\"E\n\x1aGetRecipientUploadResponse\x12\x12\n\nlast_chunk\x18\x01 \x01(\x03\x12\x13\n\x0b\x61\x64\x64\x65\x64_count\x18\x02 \x01(\x03\"-\n\x16PrepareDeliveryRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"K\n\x17PrepareDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"i\n\x12\x43onfirmSendRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x13\n\x0bplan_digest\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\xc6\x01\n\x13\x43onfirmSendResponse\x12\x12\n\nto_deliver\x18\x01 \x01(\x03\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x08warnings\x18\x03 \x03(\x0b\x32\x1f.campaign.delivery.v1.PlanIssue\x12\x38\n\x0c\x63onfirmation\x18\x04 \x01(\x0b\x32\".campaign.delivery.v1.Confirmation\"+\n\x14PauseDeliveryRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"b\n\x15PauseDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\x12\x17\n\x0fin_flight_count\x18\x02 \x01(\x03\",\n\x15ResumeDeliveryRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"J\n\x16ResumeDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"*\n\x13StopDeliveryRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"H\n\x14StopDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"%\n\x0eGetKpisRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\";\n\x0fGetKpisResponse\x12(\n\x04kpis\x18\x01 \x01(\x0b\x32\x1a.campaign.delivery.v1.Kpis\"Y\n\x10WatchKpisRequest\x12\x14\n\x0c\x64\x65livery_ids\x18\x01 \x03(\t\x12/\n\x0cmin_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x81\x01\n\x11WatchKpisResponse\x12*\n\x04kpis\x18\x01 \x01(\x0b\x32\x1a.campaign.delivery.v1.KpisH\x00\x12\x34\n\theartbeat\x18\x02 \x01(\x0b\x32\x1f.campaign.delivery.v1.HeartbeatH\x00\x42\n\n\x08response\"5\n\tHeartbeat\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"/\n\x18\x43omputeStatisticsRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"g\n\x19\x43omputeStatisticsResponse\x12(\n\x04kpis\x18\x01 \x01(\x0b\x32\x1a.campaign.delivery.v1.Kpis\x12\r\n\x05\x64rift\x18\x02 \x01(\x03\x12\x11\n\trecounted\x18\x03 \x01(\x03\"\xbd\x02\n\x13ListSendLogsRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x39\n\rfeedback_mode\x18\x02 \x01(\x0e\x32\".campaign.delivery.v1.FeedbackMode\x12\x35\n\x08statuses\x18\x03 \x03(\x0e\x32#.campaign.delivery.v1.SendLogStatus\x12\x38\n\rfailure_types\x18\x04 \x03(\x0e\x32!.campaign.delivery.v1.FailureType\x12-\n\x07reasons\x18\x05 \x03(\x0e\x32\x1c.campaign.delivery.v1.Reason\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\"a\n\x14ListSendLogsResponse\x12\x30\n\tsend_logs\x18\x01 \x03(\x0b\x32\x1d.campaign.delivery.v1.SendLog\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"v\n\x11GetSendLogRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x11\n\trecipient\x18\x02 \x01(\x03\x12\x39\n\rfeedback_mode\x18\x03 \x01(\x0e\x32\".campaign.delivery.v1.FeedbackMode\"\x98\x01\n\x12GetSendLogResponse\x12/\n\x08send_log\x18\x01 \x01(\x0b\x32\x1d.campaign.delivery.v1.SendLog\x12\x35\n\x08timeline\x18\x02 \x03(\x0b\x32#.campaign.delivery.v1.TimelineEntry\x12\x1a\n\x12timeline_truncated\x18\x03 \x01(\x08\"?\n\x16ListDeadLettersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"j\n\x17ListDeadLettersResponse\x12\x36\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32 .campaign.delivery.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbb\x02\n\nDeadLetter\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x11\n\tsource_id\x18\x02 \x01(\t\x12.\n\x07outcome\x18\x03 \x01(\x0e\x32\x1d.campaign.delivery.v1.Outcome\x12>\n\rtracking_kind\x18\x04 \x01(\x0e\x32\'.campaign.delivery.v1.TimelineEntryKind\x12.\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsmtp_code\x18\x07 \x01(\x05\x12\x12\n\ndiagnostic\x18\x08 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t2\xcf$\n\x0f\x44\x65liveryService\x12q\n\x0e\x43reateDelivery\x12+.campaign.delivery.v1.CreateDeliveryRequest\x1a,.campaign.delivery.v1.CreateDeliveryResponse\"\x04\xa8\xbb\x18\x02\x12k\n\x0bGetDelivery\x12(.campaign.delivery.v1.GetDeliveryRequest\x1a).campaign.delivery.v1.GetDeliveryResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12t\n\x0eListDeliveries\x12+.campaign.delivery.v1.ListDeliveriesRequest\x1a,.campaign.delivery.v1.ListDeliveriesResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12q\n\x0eUpdateDelivery\x12+.campaign.delivery.v1.UpdateDeliveryRequest\x1a,.campaign.delivery.v1.UpdateDeliveryResponse\"\x04\xa8\xbb\x18\x02\x12p\n\rAddRecipients\x12*.campaign.delivery.v1.AddRecipientsRequest\x1a+.campaign.delivery.v1.AddRecipientsResponse\"\x04\xa8\xbb\x18\x02(\x01\x12\x80\x01\n\x12GetRecipientUpload\x12/.campaign.delivery.v1.GetRecipientUploadRequest\x1a\x30.campaign.delivery.v1.GetRecipientUploadResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x02\x12w\n\x0fPrepareDelivery\x12,.campaign.delivery.v1.PrepareDeliveryRequest\x1a-.campaign.delivery.v1.PrepareDeliveryResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x02\x12k\n\x0b\x43onfirmSend\x12(.campaign.delivery.v1.ConfirmSendRequest\x1a).campaign.delivery.v1.ConfirmSendResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x03\x12q\n\rPauseDelivery\x12*.campaign.delivery.v1.PauseDeliveryRequest\x1a+.campaign.delivery.v1.PauseDeliveryResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x03\x12t\n\x0eResumeDelivery\x12+.campaign.delivery.v1.ResumeDeliveryRequest\x1a,.campaign.delivery.v1.ResumeDeliveryResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x03\x12k\n\x0bPauseDomain\x12(.campaign.delivery.v1.PauseDomainRequest\x1a).campaign.delivery.v1.PauseDomainResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x03\x12n\n\x0cResumeDomain\x12).campaign.delivery.v1.ResumeDomainRequest\x1a*.campaign.delivery.v1.ResumeDomainResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x03\x12n\n\x0cStopDelivery\x12).campaign.delivery.v1.StopDeliveryRequest\x1a*.campaign.delivery.v1.StopDeliveryResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x03\x12_\n\x07GetKpis\x12$.campaign.delivery.v1.GetKpisRequest\x1a%.campaign.delivery.v1.GetKpisResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12g\n\tWatchKpis\x12&.campaign.delivery.v1.WatchKpisRequest\x1a\'.campaign.delivery.v1.WatchKpisResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x30\x01\x12}\n\x11\x43omputeStatistics\x12..campaign.delivery.v1.ComputeStatisticsRequest\x1a/.campaign.delivery.v1.ComputeStatisticsResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x01\x12n\n\x0cListSendLogs\x12).campaign.delivery.v1.ListSendLogsRequest\x1a*.campaign.delivery.v1.ListSendLogsResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12h\n\nGetSendLog\x12\'.campaign.delivery.v1.GetSendLogRequest\x1a(.campaign.delivery.v1.GetSendLogResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12w\n\x0fListDeadLetters\x12,.campaign.delivery.v1.ListDeadLettersRequest\x1a-.campaign.delivery.v1.ListDeadLettersResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x06\x12\x89\x01\n\x15ListUndefinedFailures\x12\x32.campaign.delivery.v1.ListUndefinedFailuresRequest\x1a\x33.campaign.delivery.v1.ListUndefinedFailuresResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x06\x12s\n\rWatchSendLogs\x12*.campaign.delivery.v1.WatchSendLogsRequest\x1a+.campaign.delivery.v1.WatchSendLogsResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x30\x01\x12v\n\x0e\x45xportSendLogs\x12+.campaign.delivery.v1.ExportSendLogsRequest\x1a,.campaign.delivery.v1.ExportSendLogsResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x30\x01\x12q\n\rRenderMessage\x12*.campaign.delivery.v1.RenderMessageRequest\x1a+.campaign.delivery.v1.RenderMessageResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12\x83\x01\n\x13ListProfileMessages\x12\x30.campaign.delivery.v1.ListProfileMessagesRequest\x1a\x31.campaign.delivery.v1.ListProfileMessagesResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12w\n\x0fGetKpiBreakdown\x12,.campaign.delivery.v1.GetKpiBreakdownRequest\x1a-.campaign.delivery.v1.GetKpiBreakdownResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12w\n\x0f\x45xplainDelivery\x12,.campaign.delivery.v1.ExplainDeliveryRequest\x1a-.campaign.delivery.v1.ExplainDeliveryResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12z\n\x10\x45xplainRecipient\x12-.campaign.delivery.v1.ExplainRecipientRequest\x1a..campaign.delivery.v1.ExplainRecipientResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12\x80\x01\n\x12ListTrackingEvents\x12/.campaign.delivery.v1.ListTrackingEventsRequest\x1a\x30.campaign.delivery.v1.ListTrackingEventsResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12\x62\n\tUnconfirm\x12&.campaign.delivery.v1.UnconfirmRequest\x1a\'.campaign.delivery.v1.UnconfirmResponse\"\x04\xa8\xbb\x18\x03\x12z\n\x11\x43\x61ncelPreparation\x12..campaign.delivery.v1.CancelPreparationRequest\x1a/.campaign.delivery.v1.CancelPreparationResponse\"\x04\xa8\xbb\x18\x02\x12\\\n\x07\x44\x65\x63line\x12$.campaign.delivery.v1.DeclineRequest\x1a%.campaign.delivery.v1.DeclineResponse\"\x04\xa8\xbb\x18\x03\x12q\n\x0e\x44\x65leteDelivery\x12+.campaign.delivery.v1.DeleteDeliveryRequest\x1a,.campaign.delivery.v1.DeleteDeliveryResponse\"\x04\xa8\xbb\x18\x02\x12z\n\x11\x44uplicateDelivery\x12..campaign.delivery.v1.DuplicateDeliveryRequest\x1a/.campaign.delivery.v1.DuplicateDeliveryResponse\"\x04\xa8\xbb\x18\x02\x12\x80\x01\n\x12PreviewOccurrences\x12/.campaign.delivery.v1.PreviewOccurrencesRequest\x1a\x30.campaign.delivery.v1.PreviewOccurrencesResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12w\n\x0fListOccurrences\x12,.campaign.delivery.v1.ListOccurrencesRequest\x1a-.campaign.delivery.v1.ListOccurrencesResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12\x83\x01\n\x13GetRecurrenceTotals\x12\x30.campaign.delivery.v1.GetRecurrenceTotalsRequest\x1a\x31.campaign.delivery.v1.GetRecurrenceTotalsResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12w\n\x0f\x41pproveDelivery\x12,.campaign.delivery.v1.ApproveDeliveryRequest\x1a-.campaign.delivery.v1.ApproveDeliveryResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x03\x12\x62\n\tSendProof\x12&.campaign.delivery.v1.SendProofRequest\x1a\'.campaign.delivery.v1.SendProofResponse\"\x04\xa8\xbb\x18\x02\x12h\n\nListAlerts\x12\'.campaign.delivery.v1.ListAlertsRequest\x1a(.campaign.delivery.v1.ListAlertsResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12m\n\x0bWatchAlerts\x12(.campaign.delivery.v1.WatchAlertsRequest\x1a).campaign.delivery.v1.WatchAlertsResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+campaign/delivery/v1/delivery_service.proto\x12\x14\x63\x61mpaign.delivery.v1\x1a campaign/delivery/v1/alert.proto\x1a*campaign/delivery/v1/before_the_send.proto\x1a#campaign/delivery/v1/commands.proto\x1a#campaign/delivery/v1/delivery.proto\x1a\'campaign/delivery/v1/domain_pause.proto\x1a$campaign/delivery/v1/exclusion.proto\x1a&campaign/delivery/v1/explanation.proto\x1a\x1f\x63\x61mpaign/delivery/v1/kpis.proto\x1a#campaign/delivery/v1/look_ups.proto\x1a%campaign/delivery/v1/occurrence.proto\x1a campaign/delivery/v1/retry.proto\x1a\x1f\x63\x61mpaign/delivery/v1/role.proto\x1a#campaign/delivery/v1/send_log.proto\x1a(campaign/delivery/v1/send_log_feed.proto\x1a&campaign/delivery/v1/suppression.proto\x1a,campaign/delivery/v1/undefined_failure.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"I\n\x15\x43reateDeliveryRequest\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"J\n\x16\x43reateDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\")\n\x12GetDeliveryRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"G\n\x13GetDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"\x8f\x01\n\x15ListDeliveriesRequest\x12\x33\n\x06states\x18\x01 \x03(\x0e\x32#.campaign.delivery.v1.DeliveryState\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x1a\n\x12parent_delivery_id\x18\n \x01(\t\"e\n\x16ListDeliveriesResponse\x12\x32\n\ndeliveries\x18\x01 \x03(\x0b\x32\x1e.campaign.delivery.v1.Delivery\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"z\n\x15UpdateDeliveryRequest\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"J\n\x16UpdateDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"\x93\x01\n\x14\x41\x64\x64RecipientsRequest\x12\x39\n\x04open\x18\x01 \x01(\x0b\x32).campaign.delivery.v1.RecipientUploadOpenH\x00\x12\x35\n\x05\x63hunk\x18\x02 \x01(\x0b\x32$.campaign.delivery.v1.RecipientChunkH\x00\x42\t\n\x07request\"=\n\x13RecipientUploadOpen\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x11\n\tupload_id\x18\x02 \x01(\t\"X\n\x0eRecipientChunk\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x36\n\nrecipients\x18\x02 \x03(\x0b\x32\".campaign.delivery.v1.NewRecipient\"\xae\x01\n\x0cNewRecipient\x12\x12\n\nprofile_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x46\n\nattributes\x18\x03 \x03(\x0b\x32\x32.campaign.delivery.v1.NewRecipient.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Y\n\x15\x41\x64\x64RecipientsResponse\x12\x12\n\nlast_chunk\x18\x01 \x01(\x03\x12\x13\n\x0b\x61\x64\x64\x65\x64_count\x18\x02 \x01(\x03\x12\x17\n\x0frecipient_count\x18\x03 \x01(\x03\"C\n\x19GetRecipientUploadRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x11\n\tupload_id\x18\x02 \x01(\t\"E\n\x1aGetRecipientUploadResponse\x12\x12\n\nlast_chunk\x18\x01 \x01(\x03\x12\x13\n\x0b\x61\x64\x64\x65\x64_count\x18\x02 \x01(\x03\"-\n\x16PrepareDeliveryRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"K\n\x17PrepareDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"i\n\x12\x43onfirmSendRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x13\n\x0bplan_digest\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\xc6\x01\n\x13\x43onfirmSendResponse\x12\x12\n\nto_deliver\x18\x01 \x01(\x03\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x08warnings\x18\x03 \x03(\x0b\x32\x1f.campaign.delivery.v1.PlanIssue\x12\x38\n\x0c\x63onfirmation\x18\x04 \x01(\x0b\x32\".campaign.delivery.v1.Confirmation\"+\n\x14PauseDeliveryRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"b\n\x15PauseDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\x12\x17\n\x0fin_flight_count\x18\x02 \x01(\x03\",\n\x15ResumeDeliveryRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"J\n\x16ResumeDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"*\n\x13StopDeliveryRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"H\n\x14StopDeliveryResponse\x12\x30\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1e.campaign.delivery.v1.Delivery\"%\n\x0eGetKpisRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\";\n\x0fGetKpisResponse\x12(\n\x04kpis\x18\x01 \x01(\x0b\x32\x1a.campaign.delivery.v1.Kpis\"Y\n\x10WatchKpisRequest\x12\x14\n\x0c\x64\x65livery_ids\x18\x01 \x03(\t\x12/\n\x0cmin_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x81\x01\n\x11WatchKpisResponse\x12*\n\x04kpis\x18\x01 \x01(\x0b\x32\x1a.campaign.delivery.v1.KpisH\x00\x12\x34\n\theartbeat\x18\x02 \x01(\x0b\x32\x1f.campaign.delivery.v1.HeartbeatH\x00\x42\n\n\x08response\"5\n\tHeartbeat\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"/\n\x18\x43omputeStatisticsRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"g\n\x19\x43omputeStatisticsResponse\x12(\n\x04kpis\x18\x01 \x01(\x0b\x32\x1a.campaign.delivery.v1.Kpis\x12\r\n\x05\x64rift\x18\x02 \x01(\x03\x12\x11\n\trecounted\x18\x03 \x01(\x03\"\xbd\x02\n\x13ListSendLogsRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x39\n\rfeedback_mode\x18\x02 \x01(\x0e\x32\".campaign.delivery.v1.FeedbackMode\x12\x35\n\x08statuses\x18\x03 \x03(\x0e\x32#.campaign.delivery.v1.SendLogStatus\x12\x38\n\rfailure_types\x18\x04 \x03(\x0e\x32!.campaign.delivery.v1.FailureType\x12-\n\x07reasons\x18\x05 \x03(\x0e\x32\x1c.campaign.delivery.v1.Reason\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\"a\n\x14ListSendLogsResponse\x12\x30\n\tsend_logs\x18\x01 \x03(\x0b\x32\x1d.campaign.delivery.v1.SendLog\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"v\n\x11GetSendLogRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x11\n\trecipient\x18\x02 \x01(\x03\x12\x39\n\rfeedback_mode\x18\x03 \x01(\x0e\x32\".campaign.delivery.v1.FeedbackMode\"\x98\x01\n\x12GetSendLogResponse\x12/\n\x08send_log\x18\x01 \x01(\x0b\x32\x1d.campaign.delivery.v1.SendLog\x12\x35\n\x08timeline\x18\x02 \x03(\x0b\x32#.campaign.delivery.v1.TimelineEntry\x12\x1a\n\x12timeline_truncated\x18\x03 \x01(\x08\"?\n\x16ListDeadLettersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"j\n\x17ListDeadLettersResponse\x12\x36\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32 .campaign.delivery.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbb\x02\n\nDeadLetter\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x11\n\tsource_id\x18\x02 \x01(\t\x12.\n\x07outcome\x18\x03 \x01(\x0e\x32\x1d.campaign.delivery.v1.Outcome\x12>\n\rtracking_kind\x18\x04 \x01(\x0e\x32\'.campaign.delivery.v1.TimelineEntryKind\x12.\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsmtp_code\x18\x07 \x01(\x05\x12\x12\n\ndiagnostic\x18\x08 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t2\x80.\n\x0f\x44\x65liveryService\x12q\n\x0e\x43reateDelivery\x12+.campaign.delivery.v1.CreateDeliveryRequest\x1a,.campaign.delivery.v1.CreateDeliveryResponse\"\x04\xa8\xbb\x18\x02\x12k\n\x0bGetDelivery\x12(.campaign.delivery.v1.GetDeliveryRequest\x1a).campaign.delivery.v1.GetDeliveryResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12t\n\x0eListDeliveries\x12+.campaign.delivery.v1.ListDeliveriesRequest\x1a,.campaign.delivery.v1.ListDeliveriesResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12q\n\x0eUpdateDelivery\x12+.campaign.delivery.v1.UpdateDeliveryRequest\x1a,.campaign.delivery.v1.UpdateDeliveryResponse\"\x04\xa8\xbb\x18\x02\x12p\n\rAddRecipients\x12*.campaign.delivery.v1.AddRecipientsRequest\x1a+.campaign.delivery.v1.AddRecipientsResponse\"\x04\xa8\xbb\x18\x02(\x01\x12\x80\x01\n\x12GetRecipientUpload\x12/.campaign.delivery.v1.GetRecipientUploadRequest\x1a\x30.campaign.delivery.v1.GetRecipientUploadResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x02\x12w\n\x0fPrepareDelivery\x12,.campaign.delivery.v1.PrepareDeliveryRequest\x1a-.campaign.delivery.v1.PrepareDeliveryResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x02\x12k\n\x0b\x43onfirmSend\x12(.campaign.delivery.v1.ConfirmSendRequest\x1a).campaign.delivery.v1.ConfirmSendResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x03\x12q\n\rPauseDelivery\x12*.campaign.delivery.v1.PauseDeliveryRequest\x1a+.campaign.delivery.v1.PauseDeliveryResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x03\x12t\n\x0eResumeDelivery\x12+.campaign.delivery.v1.ResumeDeliveryRequest\x1a,.campaign.delivery.v1.ResumeDeliveryResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x03\x12k\n\x0bPauseDomain\x12(.campaign.delivery.v1.PauseDomainRequest\x1a).campaign.delivery.v1.PauseDomainResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x03\x12n\n\x0cResumeDomain\x12).campaign.delivery.v1.ResumeDomainRequest\x1a*.campaign.delivery.v1.ResumeDomainResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x03\x12n\n\x0cStopDelivery\x12).campaign.delivery.v1.StopDeliveryRequest\x1a*.campaign.delivery.v1.StopDeliveryResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x03\x12_\n\x07GetKpis\x12$.campaign.delivery.v1.GetKpisRequest\x1a%.campaign.delivery.v1.GetKpisResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12g\n\tWatchKpis\x12&.campaign.delivery.v1.WatchKpisRequest\x1a\'.campaign.delivery.v1.WatchKpisResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x30\x01\x12}\n\x11\x43omputeStatistics\x12..campaign.delivery.v1.ComputeStatisticsRequest\x1a/.campaign.delivery.v1.ComputeStatisticsResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x01\x12n\n\x0cListSendLogs\x12).campaign.delivery.v1.ListSendLogsRequest\x1a*.campaign.delivery.v1.ListSendLogsResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12h\n\nGetSendLog\x12\'.campaign.delivery.v1.GetSendLogRequest\x1a(.campaign.delivery.v1.GetSendLogResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12w\n\x0fListDeadLetters\x12,.campaign.delivery.v1.ListDeadLettersRequest\x1a-.campaign.delivery.v1.ListDeadLettersResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x06\x12\x89\x01\n\x15ListUndefinedFailures\x12\x32.campaign.delivery.v1.ListUndefinedFailuresRequest\x1a\x33.campaign.delivery.v1.ListUndefinedFailuresResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x06\x12s\n\rWatchSendLogs\x12*.campaign.delivery.v1.WatchSendLogsRequest\x1a+.campaign.delivery.v1.WatchSendLogsResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x30\x01\x12v\n\x0e\x45xportSendLogs\x12+.campaign.delivery.v1.ExportSendLogsRequest\x1a,.campaign.delivery.v1.ExportSendLogsResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x30\x01\x12q\n\rRenderMessage\x12*.campaign.delivery.v1.RenderMessageRequest\x1a+.campaign.delivery.v1.RenderMessageResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12\x83\x01\n\x13ListProfileMessages\x12\x30.campaign.delivery.v1.ListProfileMessagesRequest\x1a\x31.campaign.delivery.v1.ListProfileMessagesResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12w\n\x0fGetKpiBreakdown\x12,.campaign.delivery.v1.GetKpiBreakdownRequest\x1a-.campaign.delivery.v1.GetKpiBreakdownResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12w\n\x0f\x45xplainDelivery\x12,.campaign.delivery.v1.ExplainDeliveryRequest\x1a-.campaign.delivery.v1.ExplainDeliveryResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12z\n\x10\x45xplainRecipient\x12-.campaign.delivery.v1.ExplainRecipientRequest\x1a..campaign.delivery.v1.ExplainRecipientResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12\x80\x01\n\x12ListTrackingEvents\x12/.campaign.delivery.v1.ListTrackingEventsRequest\x1a\x30.campaign.delivery.v1.ListTrackingEventsResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12\x62\n\tUnconfirm\x12&.campaign.delivery.v1.UnconfirmRequest\x1a\'.campaign.delivery.v1.UnconfirmResponse\"\x04\xa8\xbb\x18\x03\x12z\n\x11\x43\x61ncelPreparation\x12..campaign.delivery.v1.CancelPreparationRequest\x1a/.campaign.delivery.v1.CancelPreparationResponse\"\x04\xa8\xbb\x18\x02\x12\\\n\x07\x44\x65\x63line\x12$.campaign.delivery.v1.DeclineRequest\x1a%.campaign.delivery.v1.DeclineResponse\"\x04\xa8\xbb\x18\x03\x12q\n\x0e\x44\x65leteDelivery\x12+.campaign.delivery.v1.DeleteDeliveryRequest\x1a,.campaign.delivery.v1.DeleteDeliveryResponse\"\x04\xa8\xbb\x18\x02\x12z\n\x11\x44uplicateDelivery\x12..campaign.delivery.v1.DuplicateDeliveryRequest\x1a/.campaign.delivery.v1.DuplicateDeliveryResponse\"\x04\xa8\xbb\x18\x02\x12k\n\x0bRetryFailed\x12(.campaign.delivery.v1.RetryFailedRequest\x1a).campaign.delivery.v1.RetryFailedResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x02\x12t\n\x0eListExclusions\x12+.campaign.delivery.v1.ListExclusionsRequest\x1a,.campaign.delivery.v1.ListExclusionsResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12\x86\x01\n\x15\x43reateSuppressionList\x12\x32.campaign.delivery.v1.CreateSuppressionListRequest\x1a\x33.campaign.delivery.v1.CreateSuppressionListResponse\"\x04\xa8\xbb\x18\x02\x12\x80\x01\n\x12GetSuppressionList\x12/.campaign.delivery.v1.GetSuppressionListRequest\x1a\x30.campaign.delivery.v1.GetSuppressionListResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12\x86\x01\n\x14ListSuppressionLists\x12\x31.campaign.delivery.v1.ListSuppressionListsRequest\x1a\x32.campaign.delivery.v1.ListSuppressionListsResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12\x86\x01\n\x15\x44\x65leteSuppressionList\x12\x32.campaign.delivery.v1.DeleteSuppressionListRequest\x1a\x33.campaign.delivery.v1.DeleteSuppressionListResponse\"\x04\xa8\xbb\x18\x02\x12\x89\x01\n\x15\x41\x64\x64SuppressionEntries\x12\x32.campaign.delivery.v1.AddSuppressionEntriesRequest\x1a\x33.campaign.delivery.v1.AddSuppressionEntriesResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x02\x12\x92\x01\n\x18RemoveSuppressionEntries\x12\x35.campaign.delivery.v1.RemoveSuppressionEntriesRequest\x1a\x36.campaign.delivery.v1.RemoveSuppressionEntriesResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x02\x12\x8c\x01\n\x16ListSuppressionEntries\x12\x33.campaign.delivery.v1.ListSuppressionEntriesRequest\x1a\x34.campaign.delivery.v1.ListSuppressionEntriesResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12\x80\x01\n\x12PreviewOccurrences\x12/.campaign.delivery.v1.PreviewOccurrencesRequest\x1a\x30.campaign.delivery.v1.PreviewOccurrencesResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12w\n\x0fListOccurrences\x12,.campaign.delivery.v1.ListOccurrencesRequest\x1a-.campaign.delivery.v1.ListOccurrencesResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12\x83\x01\n\x13GetRecurrenceTotals\x12\x30.campaign.delivery.v1.GetRecurrenceTotalsRequest\x1a\x31.campaign.delivery.v1.GetRecurrenceTotalsResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12w\n\x0f\x41pproveDelivery\x12,.campaign.delivery.v1.ApproveDeliveryRequest\x1a-.campaign.delivery.v1.ApproveDeliveryResponse\"\x07\x90\x02\x02\xa8\xbb\x18\x03\x12\x62\n\tSendProof\x12&.campaign.delivery.v1.SendProofRequest\x1a\'.campaign.delivery.v1.SendProofResponse\"\x04\xa8\xbb\x18\x02\x12h\n\nListAlerts\x12\'.campaign.delivery.v1.ListAlertsRequest\x1a(.campaign.delivery.v1.ListAlertsResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x12m\n\x0bWatchAlerts\x12(.campaign.delivery.v1.WatchAlertsRequest\x1a).campaign.delivery.v1.WatchAlertsResponse\"\x07\x90\x02\x01\xa8\xbb\x18\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -115,6 +118,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELIVERYSERVICE'].methods_by_name['DeleteDelivery']._serialized_options = b'\250\273\030\002'
   _globals['_DELIVERYSERVICE'].methods_by_name['DuplicateDelivery']._loaded_options = None
   _globals['_DELIVERYSERVICE'].methods_by_name['DuplicateDelivery']._serialized_options = b'\250\273\030\002'
+  _globals['_DELIVERYSERVICE'].methods_by_name['RetryFailed']._loaded_options = None
+  _globals['_DELIVERYSERVICE'].methods_by_name['RetryFailed']._serialized_options = b'\220\002\002\250\273\030\002'
+  _globals['_DELIVERYSERVICE'].methods_by_name['ListExclusions']._loaded_options = None
+  _globals['_DELIVERYSERVICE'].methods_by_name['ListExclusions']._serialized_options = b'\220\002\001\250\273\030\001'
+  _globals['_DELIVERYSERVICE'].methods_by_name['CreateSuppressionList']._loaded_options = None
+  _globals['_DELIVERYSERVICE'].methods_by_name['CreateSuppressionList']._serialized_options = b'\250\273\030\002'
+  _globals['_DELIVERYSERVICE'].methods_by_name['GetSuppressionList']._loaded_options = None
+  _globals['_DELIVERYSERVICE'].methods_by_name['GetSuppressionList']._serialized_options = b'\220\002\001\250\273\030\001'
+  _globals['_DELIVERYSERVICE'].methods_by_name['ListSuppressionLists']._loaded_options = None
+  _globals['_DELIVERYSERVICE'].methods_by_name['ListSuppressionLists']._serialized_options = b'\220\002\001\250\273\030\001'
+  _globals['_DELIVERYSERVICE'].methods_by_name['DeleteSuppressionList']._loaded_options = None
+  _globals['_DELIVERYSERVICE'].methods_by_name['DeleteSuppressionList']._serialized_options = b'\250\273\030\002'
+  _globals['_DELIVERYSERVICE'].methods_by_name['AddSuppressionEntries']._loaded_options = None
+  _globals['_DELIVERYSERVICE'].methods_by_name['AddSuppressionEntries']._serialized_options = b'\220\002\002\250\273\030\002'
+  _globals['_DELIVERYSERVICE'].methods_by_name['RemoveSuppressionEntries']._loaded_options = None
+  _globals['_DELIVERYSERVICE'].methods_by_name['RemoveSuppressionEntries']._serialized_options = b'\220\002\002\250\273\030\002'
+  _globals['_DELIVERYSERVICE'].methods_by_name['ListSuppressionEntries']._loaded_options = None
+  _globals['_DELIVERYSERVICE'].methods_by_name['ListSuppressionEntries']._serialized_options = b'\220\002\001\250\273\030\001'
   _globals['_DELIVERYSERVICE'].methods_by_name['PreviewOccurrences']._loaded_options = None
   _globals['_DELIVERYSERVICE'].methods_by_name['PreviewOccurrences']._serialized_options = b'\220\002\001\250\273\030\001'
   _globals['_DELIVERYSERVICE'].methods_by_name['ListOccurrences']._loaded_options = None
@@ -129,86 +150,86 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELIVERYSERVICE'].methods_by_name['ListAlerts']._serialized_options = b'\220\002\001\250\273\030\001'
   _globals['_DELIVERYSERVICE'].methods_by_name['WatchAlerts']._loaded_options = None
   _globals['_DELIVERYSERVICE'].methods_by_name['WatchAlerts']._serialized_options = b'\220\002\001\250\273\030\001'
-  _globals['_CREATEDELIVERYREQUEST']._serialized_start=668
-  _globals['_CREATEDELIVERYREQUEST']._serialized_end=741
-  _globals['_CREATEDELIVERYRESPONSE']._serialized_start=743
-  _globals['_CREATEDELIVERYRESPONSE']._serialized_end=817
-  _globals['_GETDELIVERYREQUEST']._serialized_start=819
-  _globals['_GETDELIVERYREQUEST']._serialized_end=860
-  _globals['_GETDELIVERYRESPONSE']._serialized_start=862
-  _globals['_GETDELIVERYRESPONSE']._serialized_end=933
-  _globals['_LISTDELIVERIESREQUEST']._serialized_start=936
-  _globals['_LISTDELIVERIESREQUEST']._serialized_end=1079
-  _globals['_LISTDELIVERIESRESPONSE']._serialized_start=1081
-  _globals['_LISTDELIVERIESRESPONSE']._serialized_end=1182
-  _globals['_UPDATEDELIVERYREQUEST']._serialized_start=1184
-  _globals['_UPDATEDELIVERYREQUEST']._serialized_end=1306
-  _globals['_UPDATEDELIVERYRESPONSE']._serialized_start=1308
-  _globals['_UPDATEDELIVERYRESPONSE']._serialized_end=1382
-  _globals['_ADDRECIPIENTSREQUEST']._serialized_start=1385
-  _globals['_ADDRECIPIENTSREQUEST']._serialized_end=1532
-  _globals['_RECIPIENTUPLOADOPEN']._serialized_start=1534
-  _globals['_RECIPIENTUPLOADOPEN']._serialized_end=1595
-  _globals['_RECIPIENTCHUNK']._serialized_start=1597
-  _globals['_RECIPIENTCHUNK']._serialized_end=1685
-  _globals['_NEWRECIPIENT']._serialized_start=1688
-  _globals['_NEWRECIPIENT']._serialized_end=1862
-  _globals['_NEWRECIPIENT_ATTRIBUTESENTRY']._serialized_start=1813
-  _globals['_NEWRECIPIENT_ATTRIBUTESENTRY']._serialized_end=1862
-  _globals['_ADDRECIPIENTSRESPONSE']._serialized_start=1864
-  _globals['_ADDRECIPIENTSRESPONSE']._serialized_end=1953
-  _globals['_GETRECIPIENTUPLOADREQUEST']._serialized_start=1955
-  _globals['_GETRECIPIENTUPLOADREQUEST']._serialized_end=2022
-  _globals['_GETRECIPIENTUPLOADRESPONSE']._serialized_start=2024
-  _globals['_GETRECIPIENTUPLOADRESPONSE']._serialized_end=2093
-  _globals['_PREPAREDELIVERYREQUEST']._serialized_start=2095
-  _globals['_PREPAREDELIVERYREQUEST']._serialized_end=2140
-  _globals['_PREPAREDELIVERYRESPONSE']._serialized_start=2142
-  _globals['_PREPAREDELIVERYRESPONSE']._serialized_end=2217
-  _globals['_CONFIRMSENDREQUEST']._serialized_start=2219
-  _globals['_CONFIRMSENDREQUEST']._serialized_end=2324
-  _globals['_CONFIRMSENDRESPONSE']._serialized_start=2327
-  _globals['_CONFIRMSENDRESPONSE']._serialized_end=2525
-  _globals['_PAUSEDELIVERYREQUEST']._serialized_start=2527
-  _globals['_PAUSEDELIVERYREQUEST']._serialized_end=2570
-  _globals['_PAUSEDELIVERYRESPONSE']._serialized_start=2572
-  _globals['_PAUSEDELIVERYRESPONSE']._serialized_end=2670
-  _globals['_RESUMEDELIVERYREQUEST']._serialized_start=2672
-  _globals['_RESUMEDELIVERYREQUEST']._serialized_end=2716
-  _globals['_RESUMEDELIVERYRESPONSE']._serialized_start=2718
-  _globals['_RESUMEDELIVERYRESPONSE']._serialized_end=2792
-  _globals['_STOPDELIVERYREQUEST']._serialized_start=2794
-  _globals['_STOPDELIVERYREQUEST']._serialized_end=2836
-  _globals['_STOPDELIVERYRESPONSE']._serialized_start=2838
-  _globals['_STOPDELIVERYRESPONSE']._serialized_end=2910
-  _globals['_GETKPISREQUEST']._serialized_start=2912
-  _globals['_GETKPISREQUEST']._serialized_end=2949
-  _globals['_GETKPISRESPONSE']._serialized_start=2951
-  _globals['_GETKPISRESPONSE']._serialized_end=3010
-  _globals['_WATCHKPISREQUEST']._serialized_start=3012
-  _globals['_WATCHKPISREQUEST']._serialized_end=3101
-  _globals['_WATCHKPISRESPONSE']._serialized_start=3104
-  _globals['_WATCHKPISRESPONSE']._serialized_end=3233
-  _globals['_HEARTBEAT']._serialized_start=3235
-  _globals['_HEARTBEAT']._serialized_end=3288
-  _globals['_COMPUTESTATISTICSREQUEST']._serialized_start=3290
-  _globals['_COMPUTESTATISTICSREQUEST']._serialized_end=3337
-  _globals['_COMPUTESTATISTICSRESPONSE']._serialized_start=3339
-  _globals['_COMPUTESTATISTICSRESPONSE']._serialized_end=3442
-  _globals['_LISTSENDLOGSREQUEST']._serialized_start=3445
-  _globals['_LISTSENDLOGSREQUEST']._serialized_end=3762
-  _globals['_LISTSENDLOGSRESPONSE']._serialized_start=3764
-  _globals['_LISTSENDLOGSRESPONSE']._serialized_end=3861
-  _globals['_GETSENDLOGREQUEST']._serialized_start=3863
-  _globals['_GETSENDLOGREQUEST']._serialized_end=3981
-  _globals['_GETSENDLOGRESPONSE']._serialized_start=3984
-  _globals['_GETSENDLOGRESPONSE']._serialized_end=4136
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=4138
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=4201
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=4203
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=4309
-  _globals['_DEADLETTER']._serialized_start=4312
-  _globals['_DEADLETTER']._serialized_end=4627
-  _globals['_DELIVERYSERVICE']._serialized_start=4630
-  _globals['_DELIVERYSERVICE']._serialized_end=9317
+  _globals['_CREATEDELIVERYREQUEST']._serialized_start=780
+  _globals['_CREATEDELIVERYREQUEST']._serialized_end=853
+  _globals['_CREATEDELIVERYRESPONSE']._serialized_start=855
+  _globals['_CREATEDELIVERYRESPONSE']._serialized_end=929
+  _globals['_GETDELIVERYREQUEST']._serialized_start=931
+  _globals['_GETDELIVERYREQUEST']._serialized_end=972
+  _globals['_GETDELIVERYRESPONSE']._serialized_start=974
+  _globals['_GETDELIVERYRESPONSE']._serialized_end=1045
+  _globals['_LISTDELIVERIESREQUEST']._serialized_start=1048
+  _globals['_LISTDELIVERIESREQUEST']._serialized_end=1191
+  _globals['_LISTDELIVERIESRESPONSE']._serialized_start=1193
+  _globals['_LISTDELIVERIESRESPONSE']._serialized_end=1294
+  _globals['_UPDATEDELIVERYREQUEST']._serialized_start=1296
+  _globals['_UPDATEDELIVERYREQUEST']._serialized_end=1418
+  _globals['_UPDATEDELIVERYRESPONSE']._serialized_start=1420
+  _globals['_UPDATEDELIVERYRESPONSE']._serialized_end=1494
+  _globals['_ADDRECIPIENTSREQUEST']._serialized_start=1497
+  _globals['_ADDRECIPIENTSREQUEST']._serialized_end=1644
+  _globals['_RECIPIENTUPLOADOPEN']._serialized_start=1646
+  _globals['_RECIPIENTUPLOADOPEN']._serialized_end=1707
+  _globals['_RECIPIENTCHUNK']._serialized_start=1709
+  _globals['_RECIPIENTCHUNK']._serialized_end=1797
+  _globals['_NEWRECIPIENT']._serialized_start=1800
+  _globals['_NEWRECIPIENT']._serialized_end=1974
+  _globals['_NEWRECIPIENT_ATTRIBUTESENTRY']._serialized_start=1925
+  _globals['_NEWRECIPIENT_ATTRIBUTESENTRY']._serialized_end=1974
+  _globals['_ADDRECIPIENTSRESPONSE']._serialized_start=1976
+  _globals['_ADDRECIPIENTSRESPONSE']._serialized_end=2065
+  _globals['_GETRECIPIENTUPLOADREQUEST']._serialized_start=2067
+  _globals['_GETRECIPIENTUPLOADREQUEST']._serialized_end=2134
+  _globals['_GETRECIPIENTUPLOADRESPONSE']._serialized_start=2136
+  _globals['_GETRECIPIENTUPLOADRESPONSE']._serialized_end=2205
+  _globals['_PREPAREDELIVERYREQUEST']._serialized_start=2207
+  _globals['_PREPAREDELIVERYREQUEST']._serialized_end=2252
+  _globals['_PREPAREDELIVERYRESPONSE']._serialized_start=2254
+  _globals['_PREPAREDELIVERYRESPONSE']._serialized_end=2329
+  _globals['_CONFIRMSENDREQUEST']._serialized_start=2331
+  _globals['_CONFIRMSENDREQUEST']._serialized_end=2436
+  _globals['_CONFIRMSENDRESPONSE']._serialized_start=2439
+  _globals['_CONFIRMSENDRESPONSE']._serialized_end=2637
+  _globals['_PAUSEDELIVERYREQUEST']._serialized_start=2639
+  _globals['_PAUSEDELIVERYREQUEST']._serialized_end=2682
+  _globals['_PAUSEDELIVERYRESPONSE']._serialized_start=2684
+  _globals['_PAUSEDELIVERYRESPONSE']._serialized_end=2782
+  _globals['_RESUMEDELIVERYREQUEST']._serialized_start=2784
+  _globals['_RESUMEDELIVERYREQUEST']._serialized_end=2828
+  _globals['_RESUMEDELIVERYRESPONSE']._serialized_start=2830
+  _globals['_RESUMEDELIVERYRESPONSE']._serialized_end=2904
+  _globals['_STOPDELIVERYREQUEST']._serialized_start=2906
+  _globals['_STOPDELIVERYREQUEST']._serialized_end=2948
+  _globals['_STOPDELIVERYRESPONSE']._serialized_start=2950
+  _globals['_STOPDELIVERYRESPONSE']._serialized_end=3022
+  _globals['_GETKPISREQUEST']._serialized_start=3024
+  _globals['_GETKPISREQUEST']._serialized_end=3061
+  _globals['_GETKPISRESPONSE']._serialized_start=3063
+  _globals['_GETKPISRESPONSE']._serialized_end=3122
+  _globals['_WATCHKPISREQUEST']._serialized_start=3124
+  _globals['_WATCHKPISREQUEST']._serialized_end=3213
+  _globals['_WATCHKPISRESPONSE']._serialized_start=3216
+  _globals['_WATCHKPISRESPONSE']._serialized_end=3345
+  _globals['_HEARTBEAT']._serialized_start=3347
+  _globals['_HEARTBEAT']._serialized_end=3400
+  _globals['_COMPUTESTATISTICSREQUEST']._serialized_start=3402
+  _globals['_COMPUTESTATISTICSREQUEST']._serialized_end=3449
+  _globals['_COMPUTESTATISTICSRESPONSE']._serialized_start=3451
+  _globals['_COMPUTESTATISTICSRESPONSE']._serialized_end=3554
+  _globals['_LISTSENDLOGSREQUEST']._serialized_start=3557
+  _globals['_LISTSENDLOGSREQUEST']._serialized_end=3874
+  _globals['_LISTSENDLOGSRESPONSE']._serialized_start=3876
+  _globals['_LISTSENDLOGSRESPONSE']._serialized_end=3973
+  _globals['_GETSENDLOGREQUEST']._serialized_start=3975
+  _globals['_GETSENDLOGREQUEST']._serialized_end=4093
+  _globals['_GETSENDLOGRESPONSE']._serialized_start=4096
+  _globals['_GETSENDLOGRESPONSE']._serialized_end=4248
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=4250
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=4313
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=4315
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=4421
+  _globals['_DEADLETTER']._serialized_start=4424
+  _globals['_DEADLETTER']._serialized_end=4739
+  _globals['_DELIVERYSERVICE']._serialized_start=4742
+  _globals['_DELIVERYSERVICE']._serialized_end=10630
 # @@protoc_insertion_point(module_scope)

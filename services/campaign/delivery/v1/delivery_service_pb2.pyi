@@ -166,7 +166,7 @@ class ListDeliveriesResponse(_message.Message):
     """For the next page; empty: this was the last."""
     @_builtins.property
     def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[_delivery_pb2.Delivery]:
-        """Newest first, without content.html and content.text."""
+        """Newest first, without content.html, content.text and the profiles of control groups."""
 
     def __init__(
         self,
@@ -196,8 +196,9 @@ class UpdateDeliveryRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What to change: label, feedback_mode, validity_period, schedule, content, or a field of content such as
-        content.subject. `schedule` with none given means at once: the old date is gone. Required.
+        """What to change: label, feedback_mode, validity_period, schedule, requires_approval, pacing, audience_options,
+        content, or a field of content or of audience_options such as content.subject. `schedule` with none given means at
+        once: the old date is gone. Required.
         """
 
     def __init__(

@@ -8,10 +8,13 @@ from campaign.delivery.v1 import before_the_send_pb2 as campaign_dot_delivery_do
 from campaign.delivery.v1 import commands_pb2 as campaign_dot_delivery_dot_v1_dot_commands__pb2
 from campaign.delivery.v1 import delivery_service_pb2 as campaign_dot_delivery_dot_v1_dot_delivery__service__pb2
 from campaign.delivery.v1 import domain_pause_pb2 as campaign_dot_delivery_dot_v1_dot_domain__pause__pb2
+from campaign.delivery.v1 import exclusion_pb2 as campaign_dot_delivery_dot_v1_dot_exclusion__pb2
 from campaign.delivery.v1 import explanation_pb2 as campaign_dot_delivery_dot_v1_dot_explanation__pb2
 from campaign.delivery.v1 import look_ups_pb2 as campaign_dot_delivery_dot_v1_dot_look__ups__pb2
 from campaign.delivery.v1 import occurrence_pb2 as campaign_dot_delivery_dot_v1_dot_occurrence__pb2
+from campaign.delivery.v1 import retry_pb2 as campaign_dot_delivery_dot_v1_dot_retry__pb2
 from campaign.delivery.v1 import send_log_feed_pb2 as campaign_dot_delivery_dot_v1_dot_send__log__feed__pb2
+from campaign.delivery.v1 import suppression_pb2 as campaign_dot_delivery_dot_v1_dot_suppression__pb2
 from campaign.delivery.v1 import undefined_failure_pb2 as campaign_dot_delivery_dot_v1_dot_undefined__failure__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -212,6 +215,51 @@ class DeliveryServiceStub:
                 request_serializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.DuplicateDeliveryRequest.SerializeToString,
                 response_deserializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.DuplicateDeliveryResponse.FromString,
                 _registered_method=True)
+        self.RetryFailed = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/RetryFailed',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_retry__pb2.RetryFailedRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_retry__pb2.RetryFailedResponse.FromString,
+                _registered_method=True)
+        self.ListExclusions = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/ListExclusions',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_exclusion__pb2.ListExclusionsRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_exclusion__pb2.ListExclusionsResponse.FromString,
+                _registered_method=True)
+        self.CreateSuppressionList = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/CreateSuppressionList',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.CreateSuppressionListRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.CreateSuppressionListResponse.FromString,
+                _registered_method=True)
+        self.GetSuppressionList = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/GetSuppressionList',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.GetSuppressionListRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.GetSuppressionListResponse.FromString,
+                _registered_method=True)
+        self.ListSuppressionLists = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/ListSuppressionLists',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.ListSuppressionListsRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.ListSuppressionListsResponse.FromString,
+                _registered_method=True)
+        self.DeleteSuppressionList = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/DeleteSuppressionList',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.DeleteSuppressionListRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.DeleteSuppressionListResponse.FromString,
+                _registered_method=True)
+        self.AddSuppressionEntries = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/AddSuppressionEntries',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.AddSuppressionEntriesRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.AddSuppressionEntriesResponse.FromString,
+                _registered_method=True)
+        self.RemoveSuppressionEntries = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/RemoveSuppressionEntries',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.RemoveSuppressionEntriesRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.RemoveSuppressionEntriesResponse.FromString,
+                _registered_method=True)
+        self.ListSuppressionEntries = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/ListSuppressionEntries',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.ListSuppressionEntriesRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.ListSuppressionEntriesResponse.FromString,
+                _registered_method=True)
         self.PreviewOccurrences = channel.unary_unary(
                 '/campaign.delivery.v1.DeliveryService/PreviewOccurrences',
                 request_serializer=campaign_dot_delivery_dot_v1_dot_occurrence__pb2.PreviewOccurrencesRequest.SerializeToString,
@@ -271,16 +319,18 @@ class DeliveryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDeliveries(self, request, context):
-        """Lists deliveries, newest first; without content.html and content.text, which GetDelivery has.
+        """Lists deliveries, newest first; without content.html, content.text and the profiles of control groups, which
+        GetDelivery has.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateDelivery(self, request, context):
-        """Changes a draft. A change of content, mode, validity or schedule takes READY and PREPARATION_FAILED back to
-        EDITING: prepare again. The label may change in any state. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE,
-        or DELIVERY_KIND for a child of a recurring delivery; ABORTED/DELIVERY_CHANGED if the etag is not the present one.
+        """Changes a draft. A change of content, mode, validity, schedule or audience options takes READY and
+        PREPARATION_FAILED back to EDITING: prepare again. The label may change in any state. Errors: NOT_FOUND;
+        FAILED_PRECONDITION/DELIVERY_STATE, or DELIVERY_KIND for a child of a recurring delivery; ABORTED/DELIVERY_CHANGED
+        if the etag is not the present one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -536,8 +586,84 @@ class DeliveryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DuplicateDelivery(self, request, context):
-        """Makes a new draft with the content, channel, mode and validity of a delivery in any state, and if asked for with
-        its audience; never with its schedule. Not idempotent. Errors: NOT_FOUND.
+        """Makes a new draft with the content, channel, mode, validity and audience options of a delivery in any state, and if
+        asked for with its audience; never with its schedule. Not idempotent. Errors: NOT_FOUND; ABORTED/ALREADY_RUNNING
+        with the audience of a retry whose recipients are still being copied.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryFailed(self, request, context):
+        """Makes a new draft to those whom a delivery in FINISHED, STOPPED or FAILED did not reach, with its content, channel,
+        mode, validity and suppression lists; never with its schedule, nor with its control group. Nothing does so by
+        itself, and nothing is sent before the draft is prepared and confirmed. Only decided failures count (EXPIRED,
+        BOUNCED), so it is not refused while other messages are undecided: the answer tells how many are. Idempotent by
+        request_id: same id, same answer (only success is remembered). Errors: NOT_FOUND;
+        FAILED_PRECONDITION/DELIVERY_STATE, DELIVERY_KIND for a recurring delivery (retry its children), or
+        NOTHING_TO_RETRY; INVALID_ARGUMENT/REQUEST_ID_REUSED with another filter; ABORTED/ALREADY_RUNNING while another
+        call counts the same delivery.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExclusions(self, request, context):
+        """Lists who was excluded by the preparation and why, by recipient number, filtered by cause. A page reads a bounded
+        number of rows: with a filter it may be short, or empty, and still carry a token. Empty before READY. Errors:
+        NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSuppressionList(self, request, context):
+        """Creates an empty suppression list. Errors: ALREADY_EXISTS/SUPPRESSION_LIST_EXISTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSuppressionList(self, request, context):
+        """Gets one suppression list, without its entries. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSuppressionLists(self, request, context):
+        """Lists the suppression lists, by name, without their entries.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSuppressionList(self, request, context):
+        """Deletes a suppression list. It is gone for every caller at once; its entries are removed in the background. Errors:
+        NOT_FOUND; FAILED_PRECONDITION/SUPPRESSION_LIST_IN_USE while a delivery that is not over names it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddSuppressionEntries(self, request, context):
+        """Adds entries to a suppression list. One that is there already changes nothing, so a batch may be sent again.
+        Deliveries take it up when they are prepared next. Errors: NOT_FOUND; RESOURCE_EXHAUSTED/LIMIT_REACHED (entries per
+        list).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveSuppressionEntries(self, request, context):
+        """Removes entries from a suppression list. One that is not there changes nothing. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSuppressionEntries(self, request, context):
+        """Lists the entries of a suppression list: addresses, then domains. Errors: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -770,6 +896,51 @@ def add_DeliveryServiceServicer_to_server(servicer, server):
                     servicer.DuplicateDelivery,
                     request_deserializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.DuplicateDeliveryRequest.FromString,
                     response_serializer=campaign_dot_delivery_dot_v1_dot_commands__pb2.DuplicateDeliveryResponse.SerializeToString,
+            ),
+            'RetryFailed': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryFailed,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_retry__pb2.RetryFailedRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_retry__pb2.RetryFailedResponse.SerializeToString,
+            ),
+            'ListExclusions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExclusions,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_exclusion__pb2.ListExclusionsRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_exclusion__pb2.ListExclusionsResponse.SerializeToString,
+            ),
+            'CreateSuppressionList': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSuppressionList,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.CreateSuppressionListRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.CreateSuppressionListResponse.SerializeToString,
+            ),
+            'GetSuppressionList': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSuppressionList,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.GetSuppressionListRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.GetSuppressionListResponse.SerializeToString,
+            ),
+            'ListSuppressionLists': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSuppressionLists,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.ListSuppressionListsRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.ListSuppressionListsResponse.SerializeToString,
+            ),
+            'DeleteSuppressionList': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSuppressionList,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.DeleteSuppressionListRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.DeleteSuppressionListResponse.SerializeToString,
+            ),
+            'AddSuppressionEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddSuppressionEntries,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.AddSuppressionEntriesRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.AddSuppressionEntriesResponse.SerializeToString,
+            ),
+            'RemoveSuppressionEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveSuppressionEntries,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.RemoveSuppressionEntriesRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.RemoveSuppressionEntriesResponse.SerializeToString,
+            ),
+            'ListSuppressionEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSuppressionEntries,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.ListSuppressionEntriesRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_suppression__pb2.ListSuppressionEntriesResponse.SerializeToString,
             ),
             'PreviewOccurrences': grpc.unary_unary_rpc_method_handler(
                     servicer.PreviewOccurrences,
@@ -1702,6 +1873,249 @@ class DeliveryService:
             '/campaign.delivery.v1.DeliveryService/DuplicateDelivery',
             campaign_dot_delivery_dot_v1_dot_commands__pb2.DuplicateDeliveryRequest.SerializeToString,
             campaign_dot_delivery_dot_v1_dot_commands__pb2.DuplicateDeliveryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryFailed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/RetryFailed',
+            campaign_dot_delivery_dot_v1_dot_retry__pb2.RetryFailedRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_retry__pb2.RetryFailedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExclusions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/ListExclusions',
+            campaign_dot_delivery_dot_v1_dot_exclusion__pb2.ListExclusionsRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_exclusion__pb2.ListExclusionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSuppressionList(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/CreateSuppressionList',
+            campaign_dot_delivery_dot_v1_dot_suppression__pb2.CreateSuppressionListRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_suppression__pb2.CreateSuppressionListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSuppressionList(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/GetSuppressionList',
+            campaign_dot_delivery_dot_v1_dot_suppression__pb2.GetSuppressionListRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_suppression__pb2.GetSuppressionListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSuppressionLists(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/ListSuppressionLists',
+            campaign_dot_delivery_dot_v1_dot_suppression__pb2.ListSuppressionListsRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_suppression__pb2.ListSuppressionListsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSuppressionList(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/DeleteSuppressionList',
+            campaign_dot_delivery_dot_v1_dot_suppression__pb2.DeleteSuppressionListRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_suppression__pb2.DeleteSuppressionListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddSuppressionEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/AddSuppressionEntries',
+            campaign_dot_delivery_dot_v1_dot_suppression__pb2.AddSuppressionEntriesRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_suppression__pb2.AddSuppressionEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveSuppressionEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/RemoveSuppressionEntries',
+            campaign_dot_delivery_dot_v1_dot_suppression__pb2.RemoveSuppressionEntriesRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_suppression__pb2.RemoveSuppressionEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSuppressionEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/ListSuppressionEntries',
+            campaign_dot_delivery_dot_v1_dot_suppression__pb2.ListSuppressionEntriesRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_suppression__pb2.ListSuppressionEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,10 +8,13 @@ from campaign.delivery.v1 import before_the_send_pb2 as _before_the_send_pb2
 from campaign.delivery.v1 import commands_pb2 as _commands_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as _delivery_service_pb2
 from campaign.delivery.v1 import domain_pause_pb2 as _domain_pause_pb2
+from campaign.delivery.v1 import exclusion_pb2 as _exclusion_pb2
 from campaign.delivery.v1 import explanation_pb2 as _explanation_pb2
 from campaign.delivery.v1 import look_ups_pb2 as _look_ups_pb2
 from campaign.delivery.v1 import occurrence_pb2 as _occurrence_pb2
+from campaign.delivery.v1 import retry_pb2 as _retry_pb2
 from campaign.delivery.v1 import send_log_feed_pb2 as _send_log_feed_pb2
+from campaign.delivery.v1 import suppression_pb2 as _suppression_pb2
 from campaign.delivery.v1 import undefined_failure_pb2 as _undefined_failure_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
@@ -34,11 +37,14 @@ class DeliveryServiceStub:
     GetDelivery: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.GetDeliveryRequest, _delivery_service_pb2.GetDeliveryResponse]
     """Gets one delivery, with its plan and confirmation. Errors: NOT_FOUND."""
     ListDeliveries: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.ListDeliveriesRequest, _delivery_service_pb2.ListDeliveriesResponse]
-    """Lists deliveries, newest first; without content.html and content.text, which GetDelivery has."""
+    """Lists deliveries, newest first; without content.html, content.text and the profiles of control groups, which
+    GetDelivery has.
+    """
     UpdateDelivery: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.UpdateDeliveryRequest, _delivery_service_pb2.UpdateDeliveryResponse]
-    """Changes a draft. A change of content, mode, validity or schedule takes READY and PREPARATION_FAILED back to
-    EDITING: prepare again. The label may change in any state. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE,
-    or DELIVERY_KIND for a child of a recurring delivery; ABORTED/DELIVERY_CHANGED if the etag is not the present one.
+    """Changes a draft. A change of content, mode, validity, schedule or audience options takes READY and
+    PREPARATION_FAILED back to EDITING: prepare again. The label may change in any state. Errors: NOT_FOUND;
+    FAILED_PRECONDITION/DELIVERY_STATE, or DELIVERY_KIND for a child of a recurring delivery; ABORTED/DELIVERY_CHANGED
+    if the etag is not the present one.
     """
     AddRecipients: _aio.StreamUnaryMultiCallable[_delivery_service_pb2.AddRecipientsRequest, _delivery_service_pb2.AddRecipientsResponse]
     """Adds recipients to a draft: `open`, then numbered chunks. Each chunk is committed with its number, so an upload
@@ -172,9 +178,44 @@ class DeliveryServiceStub:
     its audience is being copied.
     """
     DuplicateDelivery: _aio.UnaryUnaryMultiCallable[_commands_pb2.DuplicateDeliveryRequest, _commands_pb2.DuplicateDeliveryResponse]
-    """Makes a new draft with the content, channel, mode and validity of a delivery in any state, and if asked for with
-    its audience; never with its schedule. Not idempotent. Errors: NOT_FOUND.
+    """Makes a new draft with the content, channel, mode, validity and audience options of a delivery in any state, and if
+    asked for with its audience; never with its schedule. Not idempotent. Errors: NOT_FOUND; ABORTED/ALREADY_RUNNING
+    with the audience of a retry whose recipients are still being copied.
     """
+    RetryFailed: _aio.UnaryUnaryMultiCallable[_retry_pb2.RetryFailedRequest, _retry_pb2.RetryFailedResponse]
+    """Makes a new draft to those whom a delivery in FINISHED, STOPPED or FAILED did not reach, with its content, channel,
+    mode, validity and suppression lists; never with its schedule, nor with its control group. Nothing does so by
+    itself, and nothing is sent before the draft is prepared and confirmed. Only decided failures count (EXPIRED,
+    BOUNCED), so it is not refused while other messages are undecided: the answer tells how many are. Idempotent by
+    request_id: same id, same answer (only success is remembered). Errors: NOT_FOUND;
+    FAILED_PRECONDITION/DELIVERY_STATE, DELIVERY_KIND for a recurring delivery (retry its children), or
+    NOTHING_TO_RETRY; INVALID_ARGUMENT/REQUEST_ID_REUSED with another filter; ABORTED/ALREADY_RUNNING while another
+    call counts the same delivery.
+    """
+    ListExclusions: _aio.UnaryUnaryMultiCallable[_exclusion_pb2.ListExclusionsRequest, _exclusion_pb2.ListExclusionsResponse]
+    """Lists who was excluded by the preparation and why, by recipient number, filtered by cause. A page reads a bounded
+    number of rows: with a filter it may be short, or empty, and still carry a token. Empty before READY. Errors:
+    NOT_FOUND.
+    """
+    CreateSuppressionList: _aio.UnaryUnaryMultiCallable[_suppression_pb2.CreateSuppressionListRequest, _suppression_pb2.CreateSuppressionListResponse]
+    """Creates an empty suppression list. Errors: ALREADY_EXISTS/SUPPRESSION_LIST_EXISTS."""
+    GetSuppressionList: _aio.UnaryUnaryMultiCallable[_suppression_pb2.GetSuppressionListRequest, _suppression_pb2.GetSuppressionListResponse]
+    """Gets one suppression list, without its entries. Errors: NOT_FOUND."""
+    ListSuppressionLists: _aio.UnaryUnaryMultiCallable[_suppression_pb2.ListSuppressionListsRequest, _suppression_pb2.ListSuppressionListsResponse]
+    """Lists the suppression lists, by name, without their entries."""
+    DeleteSuppressionList: _aio.UnaryUnaryMultiCallable[_suppression_pb2.DeleteSuppressionListRequest, _suppression_pb2.DeleteSuppressionListResponse]
+    """Deletes a suppression list. It is gone for every caller at once; its entries are removed in the background. Errors:
+    NOT_FOUND; FAILED_PRECONDITION/SUPPRESSION_LIST_IN_USE while a delivery that is not over names it.
+    """
+    AddSuppressionEntries: _aio.UnaryUnaryMultiCallable[_suppression_pb2.AddSuppressionEntriesRequest, _suppression_pb2.AddSuppressionEntriesResponse]
+    """Adds entries to a suppression list. One that is there already changes nothing, so a batch may be sent again.
+    Deliveries take it up when they are prepared next. Errors: NOT_FOUND; RESOURCE_EXHAUSTED/LIMIT_REACHED (entries per
+    list).
+    """
+    RemoveSuppressionEntries: _aio.UnaryUnaryMultiCallable[_suppression_pb2.RemoveSuppressionEntriesRequest, _suppression_pb2.RemoveSuppressionEntriesResponse]
+    """Removes entries from a suppression list. One that is not there changes nothing. Errors: NOT_FOUND."""
+    ListSuppressionEntries: _aio.UnaryUnaryMultiCallable[_suppression_pb2.ListSuppressionEntriesRequest, _suppression_pb2.ListSuppressionEntriesResponse]
+    """Lists the entries of a suppression list: addresses, then domains. Errors: NOT_FOUND."""
     PreviewOccurrences: _aio.UnaryUnaryMultiCallable[_occurrence_pb2.PreviewOccurrencesRequest, _occurrence_pb2.PreviewOccurrencesResponse]
     """Tells the next occurrences of a recurring delivery, or of a schedule that is given. Errors: NOT_FOUND;
     FAILED_PRECONDITION/DELIVERY_KIND.
@@ -236,7 +277,9 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_service_pb2.ListDeliveriesRequest,
         context: _aio.ServicerContext[_delivery_service_pb2.ListDeliveriesRequest, _abc.Awaitable[_delivery_service_pb2.ListDeliveriesResponse]],
     ) -> _abc.Awaitable[_delivery_service_pb2.ListDeliveriesResponse]:
-        """Lists deliveries, newest first; without content.html and content.text, which GetDelivery has."""
+        """Lists deliveries, newest first; without content.html, content.text and the profiles of control groups, which
+        GetDelivery has.
+        """
 
     @_abc_1.abstractmethod
     def UpdateDelivery(
@@ -244,9 +287,10 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_service_pb2.UpdateDeliveryRequest,
         context: _aio.ServicerContext[_delivery_service_pb2.UpdateDeliveryRequest, _abc.Awaitable[_delivery_service_pb2.UpdateDeliveryResponse]],
     ) -> _abc.Awaitable[_delivery_service_pb2.UpdateDeliveryResponse]:
-        """Changes a draft. A change of content, mode, validity or schedule takes READY and PREPARATION_FAILED back to
-        EDITING: prepare again. The label may change in any state. Errors: NOT_FOUND; FAILED_PRECONDITION/DELIVERY_STATE,
-        or DELIVERY_KIND for a child of a recurring delivery; ABORTED/DELIVERY_CHANGED if the etag is not the present one.
+        """Changes a draft. A change of content, mode, validity, schedule or audience options takes READY and
+        PREPARATION_FAILED back to EDITING: prepare again. The label may change in any state. Errors: NOT_FOUND;
+        FAILED_PRECONDITION/DELIVERY_STATE, or DELIVERY_KIND for a child of a recurring delivery; ABORTED/DELIVERY_CHANGED
+        if the etag is not the present one.
         """
 
     @_abc_1.abstractmethod
@@ -554,9 +598,98 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _commands_pb2.DuplicateDeliveryRequest,
         context: _aio.ServicerContext[_commands_pb2.DuplicateDeliveryRequest, _abc.Awaitable[_commands_pb2.DuplicateDeliveryResponse]],
     ) -> _abc.Awaitable[_commands_pb2.DuplicateDeliveryResponse]:
-        """Makes a new draft with the content, channel, mode and validity of a delivery in any state, and if asked for with
-        its audience; never with its schedule. Not idempotent. Errors: NOT_FOUND.
+        """Makes a new draft with the content, channel, mode, validity and audience options of a delivery in any state, and if
+        asked for with its audience; never with its schedule. Not idempotent. Errors: NOT_FOUND; ABORTED/ALREADY_RUNNING
+        with the audience of a retry whose recipients are still being copied.
         """
+
+    @_abc_1.abstractmethod
+    def RetryFailed(
+        self,
+        request: _retry_pb2.RetryFailedRequest,
+        context: _aio.ServicerContext[_retry_pb2.RetryFailedRequest, _abc.Awaitable[_retry_pb2.RetryFailedResponse]],
+    ) -> _abc.Awaitable[_retry_pb2.RetryFailedResponse]:
+        """Makes a new draft to those whom a delivery in FINISHED, STOPPED or FAILED did not reach, with its content, channel,
+        mode, validity and suppression lists; never with its schedule, nor with its control group. Nothing does so by
+        itself, and nothing is sent before the draft is prepared and confirmed. Only decided failures count (EXPIRED,
+        BOUNCED), so it is not refused while other messages are undecided: the answer tells how many are. Idempotent by
+        request_id: same id, same answer (only success is remembered). Errors: NOT_FOUND;
+        FAILED_PRECONDITION/DELIVERY_STATE, DELIVERY_KIND for a recurring delivery (retry its children), or
+        NOTHING_TO_RETRY; INVALID_ARGUMENT/REQUEST_ID_REUSED with another filter; ABORTED/ALREADY_RUNNING while another
+        call counts the same delivery.
+        """
+
+    @_abc_1.abstractmethod
+    def ListExclusions(
+        self,
+        request: _exclusion_pb2.ListExclusionsRequest,
+        context: _aio.ServicerContext[_exclusion_pb2.ListExclusionsRequest, _abc.Awaitable[_exclusion_pb2.ListExclusionsResponse]],
+    ) -> _abc.Awaitable[_exclusion_pb2.ListExclusionsResponse]:
+        """Lists who was excluded by the preparation and why, by recipient number, filtered by cause. A page reads a bounded
+        number of rows: with a filter it may be short, or empty, and still carry a token. Empty before READY. Errors:
+        NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateSuppressionList(
+        self,
+        request: _suppression_pb2.CreateSuppressionListRequest,
+        context: _aio.ServicerContext[_suppression_pb2.CreateSuppressionListRequest, _abc.Awaitable[_suppression_pb2.CreateSuppressionListResponse]],
+    ) -> _abc.Awaitable[_suppression_pb2.CreateSuppressionListResponse]:
+        """Creates an empty suppression list. Errors: ALREADY_EXISTS/SUPPRESSION_LIST_EXISTS."""
+
+    @_abc_1.abstractmethod
+    def GetSuppressionList(
+        self,
+        request: _suppression_pb2.GetSuppressionListRequest,
+        context: _aio.ServicerContext[_suppression_pb2.GetSuppressionListRequest, _abc.Awaitable[_suppression_pb2.GetSuppressionListResponse]],
+    ) -> _abc.Awaitable[_suppression_pb2.GetSuppressionListResponse]:
+        """Gets one suppression list, without its entries. Errors: NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListSuppressionLists(
+        self,
+        request: _suppression_pb2.ListSuppressionListsRequest,
+        context: _aio.ServicerContext[_suppression_pb2.ListSuppressionListsRequest, _abc.Awaitable[_suppression_pb2.ListSuppressionListsResponse]],
+    ) -> _abc.Awaitable[_suppression_pb2.ListSuppressionListsResponse]:
+        """Lists the suppression lists, by name, without their entries."""
+
+    @_abc_1.abstractmethod
+    def DeleteSuppressionList(
+        self,
+        request: _suppression_pb2.DeleteSuppressionListRequest,
+        context: _aio.ServicerContext[_suppression_pb2.DeleteSuppressionListRequest, _abc.Awaitable[_suppression_pb2.DeleteSuppressionListResponse]],
+    ) -> _abc.Awaitable[_suppression_pb2.DeleteSuppressionListResponse]:
+        """Deletes a suppression list. It is gone for every caller at once; its entries are removed in the background. Errors:
+        NOT_FOUND; FAILED_PRECONDITION/SUPPRESSION_LIST_IN_USE while a delivery that is not over names it.
+        """
+
+    @_abc_1.abstractmethod
+    def AddSuppressionEntries(
+        self,
+        request: _suppression_pb2.AddSuppressionEntriesRequest,
+        context: _aio.ServicerContext[_suppression_pb2.AddSuppressionEntriesRequest, _abc.Awaitable[_suppression_pb2.AddSuppressionEntriesResponse]],
+    ) -> _abc.Awaitable[_suppression_pb2.AddSuppressionEntriesResponse]:
+        """Adds entries to a suppression list. One that is there already changes nothing, so a batch may be sent again.
+        Deliveries take it up when they are prepared next. Errors: NOT_FOUND; RESOURCE_EXHAUSTED/LIMIT_REACHED (entries per
+        list).
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveSuppressionEntries(
+        self,
+        request: _suppression_pb2.RemoveSuppressionEntriesRequest,
+        context: _aio.ServicerContext[_suppression_pb2.RemoveSuppressionEntriesRequest, _abc.Awaitable[_suppression_pb2.RemoveSuppressionEntriesResponse]],
+    ) -> _abc.Awaitable[_suppression_pb2.RemoveSuppressionEntriesResponse]:
+        """Removes entries from a suppression list. One that is not there changes nothing. Errors: NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListSuppressionEntries(
+        self,
+        request: _suppression_pb2.ListSuppressionEntriesRequest,
+        context: _aio.ServicerContext[_suppression_pb2.ListSuppressionEntriesRequest, _abc.Awaitable[_suppression_pb2.ListSuppressionEntriesResponse]],
+    ) -> _abc.Awaitable[_suppression_pb2.ListSuppressionEntriesResponse]:
+        """Lists the entries of a suppression list: addresses, then domains. Errors: NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def PreviewOccurrences(

@@ -43,7 +43,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     delivery_id, etag (the present one, when the caller gave one).
     """
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 7
-    """INVALID_ARGUMENT. The request_id was used for another plan digest. Metadata: delivery_id, request_id."""
+    """INVALID_ARGUMENT. The request_id was used for another plan digest, or for a retry of other recipients. Metadata:
+    delivery_id, request_id.
+    """
     ERROR_REASON_CHUNK_OUT_OF_ORDER: _ErrorReason.ValueType  # 8
     """OUT_OF_RANGE. A chunk's number leaves a gap after the last committed one. Metadata: upload_id, expected_chunk,
     chunk.
@@ -103,6 +105,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_DELIVERY_SERVICE_UNAVAILABLE: _ErrorReason.ValueType  # 99
     """UNAVAILABLE. FeedbackService can't reach DeliveryService. Retry with back-off."""
+    ERROR_REASON_SUPPRESSION_LIST_NOT_FOUND: _ErrorReason.ValueType  # 85
+    """NOT_FOUND. There is no suppression list of that name. Metadata: name."""
+    ERROR_REASON_SUPPRESSION_LIST_EXISTS: _ErrorReason.ValueType  # 86
+    """ALREADY_EXISTS. There is a suppression list of that name already. Metadata: name."""
+    ERROR_REASON_SUPPRESSION_LIST_IN_USE: _ErrorReason.ValueType  # 87
+    """FAILED_PRECONDITION. Deliveries that are not over name the suppression list: take it out of them first. Metadata:
+    name, delivery_ids (comma-separated, some of them).
+    """
+    ERROR_REASON_NOTHING_TO_RETRY: _ErrorReason.ValueType  # 88
+    """FAILED_PRECONDITION. No failed recipient of the delivery passes the filter. Metadata: delivery_id."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo (domain "campaign") that every error status carries, spelled without the
@@ -131,7 +143,9 @@ ERROR_REASON_DELIVERY_CHANGED: ErrorReason.ValueType  # 6
 delivery_id, etag (the present one, when the caller gave one).
 """
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 7
-"""INVALID_ARGUMENT. The request_id was used for another plan digest. Metadata: delivery_id, request_id."""
+"""INVALID_ARGUMENT. The request_id was used for another plan digest, or for a retry of other recipients. Metadata:
+delivery_id, request_id.
+"""
 ERROR_REASON_CHUNK_OUT_OF_ORDER: ErrorReason.ValueType  # 8
 """OUT_OF_RANGE. A chunk's number leaves a gap after the last committed one. Metadata: upload_id, expected_chunk,
 chunk.
@@ -191,4 +205,14 @@ rules_version, the outdated one.
 """
 ERROR_REASON_DELIVERY_SERVICE_UNAVAILABLE: ErrorReason.ValueType  # 99
 """UNAVAILABLE. FeedbackService can't reach DeliveryService. Retry with back-off."""
+ERROR_REASON_SUPPRESSION_LIST_NOT_FOUND: ErrorReason.ValueType  # 85
+"""NOT_FOUND. There is no suppression list of that name. Metadata: name."""
+ERROR_REASON_SUPPRESSION_LIST_EXISTS: ErrorReason.ValueType  # 86
+"""ALREADY_EXISTS. There is a suppression list of that name already. Metadata: name."""
+ERROR_REASON_SUPPRESSION_LIST_IN_USE: ErrorReason.ValueType  # 87
+"""FAILED_PRECONDITION. Deliveries that are not over name the suppression list: take it out of them first. Metadata:
+name, delivery_ids (comma-separated, some of them).
+"""
+ERROR_REASON_NOTHING_TO_RETRY: ErrorReason.ValueType  # 88
+"""FAILED_PRECONDITION. No failed recipient of the delivery passes the filter. Metadata: delivery_id."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -51,26 +51,7 @@ select delivery_id from deleted_delivery order by delivery_id limit $1;
 select purge_deleted($1, $2);
 
 -- name: duplicate_delivery
--- A draft with everything of another delivery but its schedule; with the audience ($6), its copying begins. The
--- original is held, so that it can't be deleted in between.
-with original as (
-    select * from delivery where delivery_id = $2 for share
-), created as (
-    insert into delivery (delivery_id, label, channel, feedback_mode, subject, html, body_text, from_address, from_name,
-        reply_to_address, validity_period, state, creator, create_time, update_time, recipient_count, audience_digest,
-        audience_source_id, audience_source_count, requires_approval, messages_per_hour, first_wave_count)
-    select $1, case when $3::text = '' then label else $3 end, channel, feedback_mode, subject, html, body_text,
-        from_address, from_name, reply_to_address, validity_period, 1, $4, $5, $5,
-        case when $6::boolean then recipient_count else 0 end,
-        case when $6 then audience_digest else '' end,
-        case when $6 and recipient_count > 0 then $2::bigint end, case when $6 then recipient_count else 0 end,
-        requires_approval, messages_per_hour, first_wave_count
-    from original
-    on conflict do nothing
-    returning delivery_id
-)
-insert into delivery_counter (delivery_id, slot, revision, commit_time) select delivery_id, 0, 1, $5 from created
-returning delivery_id;
+select copy_draft($1, $2, $3, $4, $5, $6, false);
 
 -- name: audiences_to_copy
 -- Those whose source is complete, so that every one that is listed can be worked on.

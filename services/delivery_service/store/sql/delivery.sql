@@ -7,8 +7,10 @@
 with created as (
     insert into delivery (delivery_id, label, channel, feedback_mode, subject, html, body_text, from_address, from_name,
         reply_to_address, validity_period, state, creator, create_time, update_time, schedule, contact_time, recurring,
-        requires_approval, messages_per_hour, first_wave_count)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14, $15, $16, $17, $18, $19, $20)
+        requires_approval, messages_per_hour, first_wave_count, control_group_share, control_group_profile_ids,
+        suppression_lists)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+        $23)
     on conflict do nothing
     returning delivery_id
 )
@@ -23,7 +25,7 @@ where d.delivery_id = $1;
 
 -- name: list_deliveries
 -- Newest first, below the id of the previous page's last: the children of $4, or without one, deliveries that are no
--- children. Without the bodies: a page of them would be hundreds of MB.
+-- children. Without the bodies and the profiles of control groups: a page of them would be hundreds of MB.
 select d.delivery_id, d.label, d.channel, d.feedback_mode, d.subject, '' as html, '' as body_text, d.from_address,
     d.from_name, d.reply_to_address, d.validity_period, d.state, d.version, d.creator, d.create_time, d.update_time,
     d.recipient_count, d.audience_digest, d.preparer, d.plan, d.confirm_request_id, d.start_time, d.finish_time,
@@ -31,7 +33,10 @@ select d.delivery_id, d.label, d.channel, d.feedback_mode, d.subject, '' as html
     d.system_confirms, d.pause_time, d.pauser, d.pause_cause, d.pause_detail, d.stop_time, d.stopper, d.stop_in_flight,
     d.stop_left, d.validity_closed_time, d.settled_time, d.requires_approval, d.approver, d.approve_time,
     d.approved_digest, d.messages_per_hour, d.first_wave_count, d.paused_domains, d.overruled_domains,
-    c.plan_digest as confirm_plan_digest, c.confirmer, c.confirm_time
+    d.control_group_share,
+    case when d.control_group_profile_ids is not null then '{}'::text[] end as control_group_profile_ids,
+    d.suppression_lists, d.retry_of_id, d.audience_source_id, c.plan_digest as confirm_plan_digest, c.confirmer,
+    c.confirm_time
 from delivery d
 left join confirmation c on c.delivery_id = d.delivery_id and c.request_id = d.confirm_request_id
 where d.delivery_id < $1 and (d.parent_id = $4 or $4::bigint is null and d.parent_id is null)
@@ -46,7 +51,7 @@ with changed as (
     set label = $3, feedback_mode = $4, subject = $5, html = $6, body_text = $7, from_address = $8, from_name = $9,
         reply_to_address = $10, validity_period = $11, state = $12, update_time = $13, version = version + 1,
         schedule = $14, contact_time = $15, recurring = $16, requires_approval = $17, messages_per_hour = $18,
-        first_wave_count = $19,
+        first_wave_count = $19, control_group_share = $20, control_group_profile_ids = $21, suppression_lists = $22,
         plan = case when $12::smallint = 1 then null else plan end
     where delivery_id = $1 and version = $2
     returning delivery_id, state

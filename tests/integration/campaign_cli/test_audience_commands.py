@@ -1,0 +1,175 @@
+"""`campaign suppression`, `exclusions`, `retry-failed` and the options of `send` against a running service."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from campaign.delivery.v1 import delivery_pb2, send_log_pb2
+from campaign.delivery.v1 import delivery_service_pb2 as pb
+from campaign.delivery.v1.audience_pb2 import AudienceOptions, ControlGroup, ProfileList
+from campaign_cli.running import INTERRUPTED_STATUS
+from tests.support.delivery_stack import DeliveryStack, Observed, delivery_stack, people
+from tests.support.eventually import eventually
+from tests.support.invariants import assert_laws
+
+
+@dataclass
+class Command:
+    """The command, as a process of its own, of someone who may send."""
+
+    stack: DeliveryStack
+    folder: Path
+    before: int = 0
+    """Deliveries that are there before it sends one."""
+
+    async def __call__(self, *arguments: str, given: str = "", status: int = 0, sends: bool = False) -> tuple[str, str]:
+        """What it says on stdout and stderr. One that `sends` watches for a week: it is left once all has been sent."""
+        token_file = self.folder / "sender.token"
+        token_file.write_text(self.stack.keys.sign("sender", ["start-deliveries"]))
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "campaign_cli", *arguments),
+            *("--target", self.stack.target, "--token-file", str(token_file)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        ending = asyncio.ensure_future(process.communicate(given.encode()))
+        if sends:
+            await eventually(self._finished)
+            process.send_signal(signal.SIGINT)
+            status = INTERRUPTED_STATUS
+        stdout, stderr = await asyncio.wait_for(ending, 60)
+        assert process.returncode == status, stderr.decode()
+        return stdout.decode(), stderr.decode()
+
+    async def newest(self) -> delivery_pb2.Delivery:
+        return (await self.stack.stub.ListDeliveries(pb.ListDeliveriesRequest())).deliveries[0]
+
+    async def _finished(self) -> bool:
+        listed = (await self.stack.stub.ListDeliveries(pb.ListDeliveriesRequest())).deliveries
+        return len(listed) > self.before and listed[0].state == delivery_pb2.DELIVERY_STATE_FINISHED
+
+
+@pytest.fixture
+async def command(database: str, tmp_path: Path) -> AsyncIterator[Command]:
+    async with delivery_stack(database, tmp_path / "service") as stack:
+        yield Command(stack, tmp_path)
+    await assert_laws(database)
+
+
+async def test_a_suppression_list_is_made_filled_from_a_file_shown_and_deleted(command: Command) -> None:
+    file = command.folder / "entries.txt"
+    file.write_text("".join(f"a{i:04}@example.com\n" for i in range(4_500)) + "\nno address\n")
+
+    await command("suppression", "create", "left", "--description", "who has left")
+    added, _ = await command("suppression", "add", "left", "b@example.com", "--file", str(file))
+    again, _ = await command("suppression", "add", "left", "--file", str(file))
+    domains, _ = await command(
+        "suppression", "add", "left", "--domains", "--file", "-", given="One.example\ntwo.example\n"
+    )
+    removed, _ = await command("suppression", "remove", "left", "a0001@example.com", "unknown@example.com")
+
+    assert added.splitlines() == ["4,501 entries added to left.", "1 entry left out, being malformed:", "  no address"]
+    assert again.startswith("0 entries added to left.\n")
+    assert domains == "2 entries added to left.\n"
+    assert removed == "1 entry removed from left.\n"
+    shown, _ = await command("suppression", "show", "left", "--limit", "10000")
+    assert shown.splitlines()[-3:] == ["b@example.com", "@one.example", "@two.example"]
+    assert len(shown.splitlines()) == 4_502
+    first, _ = await command("suppression", "show", "left", "--limit", "1", "--json")
+    assert json.loads(first)["address"] == "a0000@example.com"
+    listed, _ = await command("suppression", "list")
+    assert listed.splitlines()[1].split()[:4] == ["left", "email", "4,500", "2"]
+    as_json, _ = await command("suppression", "list", "--json")
+    assert json.loads(as_json)["domain_count"] == "2"
+
+    await command("suppression", "delete", "left", "--yes")
+    _, stderr = await command("suppression", "show", "left", status=1)
+    assert "SUPPRESSION_LIST_NOT_FOUND" in stderr
+
+
+async def test_a_send_leaves_out_whom_it_is_told_to(command: Command) -> None:
+    await command("suppression", "create", "never")
+    await command("suppression", "add", "never", "--domains", "never.example")
+    file = command.folder / "people.csv"
+    file.write_text(
+        "email\n"
+        + "".join(f"a{i}@example.com\n" for i in range(300))
+        + "".join(f"b{i}@never.example\n" for i in range(30))
+    )
+
+    said, _ = await command(
+        "send", "--recipients", str(file), "--subject", "Hello", "--text", "unsubscribe", "--yes",
+        "--control-group", "0.3", "--suppression-list", "never", sends=True,
+    )  # fmt: skip
+
+    delivery = await command.newest()
+    volumes = {each.cause: each.volume for each in delivery.plan.exclusions if each.volume}
+    drawn = volumes[delivery_pb2.EXCLUSION_CAUSE_CONTROL_GROUP]
+    suppressed = volumes[delivery_pb2.EXCLUSION_CAUSE_SUPPRESSED_DOMAIN]
+    assert 40 <= drawn <= 160
+    assert 1 <= suppressed <= 30
+    assert f"excluded: control group {-drawn:,}".split() in [line.split() for line in said.splitlines()]
+    assert len(command.stack.mta.addresses) == 330 - drawn - suppressed
+    assert not [address for address in command.stack.mta.addresses if address.endswith("@never.example")]
+    excluded, _ = await command("exclusions", delivery.delivery_id, "--cause", "suppressed-domain")
+    assert len(excluded.splitlines()) == 1 + suppressed
+    assert all(line.endswith("suppressed domain") and "@never.example" in line for line in excluded.splitlines()[1:])
+    as_json, _ = await command("exclusions", delivery.delivery_id, "--limit", "10000", "--json")
+    assert len(as_json.splitlines()) == drawn + suppressed
+
+
+async def failed(stack: DeliveryStack) -> str:
+    """A delivery to twelve, three of whom got nothing; one is in the control group."""
+    group = ControlGroup(profiles=ProfileList(profile_ids=["p12"]))
+    delivery_id = await stack.create(audience_options=AudienceOptions(control_group=group))
+    await stack.add(delivery_id, people(12))
+    await stack.confirm(await stack.prepare(delivery_id))
+    await stack.in_state(delivery_id, delivery_pb2.DELIVERY_STATE_FINISHED)
+    await stack.apply(
+        *(Observed(f"{delivery_id}-{i}", send_log_pb2.OUTCOME_BOUNCED, failure_type=1, reason=6) for i in (2, 3)),
+        Observed(f"{delivery_id}-5", send_log_pb2.OUTCOME_BOUNCED, failure_type=2, reason=2),
+        *(Observed(f"{delivery_id}-{i}", send_log_pb2.OUTCOME_DELIVERED) for i in (1, 4, 6, 7, 8, 9, 10)),
+    )
+    return delivery_id
+
+
+async def test_a_dry_run_of_a_retry_only_counts(command: Command) -> None:
+    delivery_id = await failed(command.stack)
+
+    said, _ = await command("retry-failed", delivery_id, "--dry-run")
+    as_json, _ = await command("retry-failed", delivery_id, "--dry-run", "--failure-type", "hard", "--json")
+
+    assert [line.split() for line in said.splitlines()] == [
+        ["soft:", "mailbox", "full", "2"],
+        ["hard:", "user", "unknown", "1"],
+        ["To", "retry", "3"],
+        ["1", "message", "of", "it", "undecided", "yet"],
+    ]
+    assert json.loads(as_json)["recipient_count"] == "1"
+    assert len((await command.stack.stub.ListDeliveries(pb.ListDeliveriesRequest())).deliveries) == 1
+
+
+async def test_a_retry_is_shown_asked_about_and_sent(command: Command) -> None:
+    stack = command.stack
+    delivery_id = await failed(stack)
+    before = stack.mta.addresses.copy()
+
+    _, refused = await command("retry-failed", delivery_id, "--reason", "user-unknown", given="n\n", status=1)
+    command.before = 2
+    said, _ = await command(
+        "retry-failed", delivery_id, "--failure-type", "soft", "--label", "again", "--yes", sends=True
+    )
+
+    assert "not sent" in refused
+    assert "retried before, by delivery" in said
+    assert stack.mta.addresses - before == {"person2@example.com": 1, "person3@example.com": 1}
+    retried = await command.newest()
+    assert (retried.label, retried.retry_of_delivery_id) == ("again", delivery_id)
+    assert retried.state == delivery_pb2.DELIVERY_STATE_FINISHED
