@@ -194,6 +194,15 @@ HOT: Final[dict[str, Hot]] = {
     "sources_heard": Hot((NOW, LEASE), {}),
     "list_occurrences": Hot((506, NOW.replace(tzinfo=None), NOTHING, 101), {"occurrence": 101}),
     "list_dead_letters": Hot((LAST_ID, 101), {"dead_letter": 101}),
+    # Who gets no message, and who gets another one.
+    "list_exclusions": Hot((LARGE, 0, 101, NOTHING), {"exclusion_log": 101, "recipient": 101}),
+    "suppression_list_channels": Hot((["no such list"],), {"suppression_list": 1}),
+    "get_suppression_list": Hot(("no such list",), {"suppression_list": 1}),
+    "list_suppression_lists": Hot(("", 101), {"suppression_list": 101}),
+    "list_suppression_entries": Hot((1, 0, "", 101), {"suppression_entry": 101}),
+    "deleted_suppression_lists": Hot((10,), {}),
+    "get_retry": Hot((LARGE, "request"), {"retry": 1}),
+    "retries_of": Hot((LARGE, 1, 20), {"delivery": 20}),
     # Alerts.
     "alert_samples": Hot((0, 500, NOW - DAY), {"delivery": 500, "delivery_counter": 500 * SLOTS, "confirmation": 500}),
     "raise_alerts": Hot(([LARGE], [4], [""], [""], NOW), {"alert": 1}),
@@ -215,9 +224,9 @@ HOT: Final[dict[str, Hot]] = {
     "claim_preparation": Hot((READY, "0" * 32, LEASE), {"delivery": 1}),
     "renew_preparation": Hot((READY, "0" * 32, LEASE), {"delivery": 1}),
 }
-ONE_ROW_BY_ITS_KEY = "a command or a step on one delivery, by its key"
+ONE_ROW_BY_ITS_KEY = "a command or a step on one delivery or list, by its key"
 ALL_ROWS_BY_DESIGN = "reads all rows of one delivery, on purpose; test_sql.py looks at how"
-A_STEP = "a bounded step over a range of one delivery, by its keys"
+A_STEP = "a bounded step over a range of one delivery, or of entries of one list, by its keys"
 AN_OPERATORS_PAGE = "a bounded page, read on request; test_sql.py looks at its plan"
 NO_TABLE = "reads no table"
 NOT_HOT: Final = {
@@ -240,6 +249,9 @@ NOT_HOT: Final = {
             "record_occurrences",
             "spawn_child",
             "fence_rules",
+            "retry_failed",
+            "create_suppression_list",
+            "delete_suppression_list",
         ),
         ONE_ROW_BY_ITS_KEY,
     ),
@@ -253,12 +265,24 @@ NOT_HOT: Final = {
             "exclusion_volumes",
             "prepared_count",
             "prepare_exclusions",
+            "count_failed",
         ),
         ALL_ROWS_BY_DESIGN,
     ),
-    **dict.fromkeys(("copy_audience", "purge_deleted", "clear_range", "prepare_range"), A_STEP),
+    **dict.fromkeys(
+        (
+            "copy_audience",
+            "purge_deleted",
+            "clear_range",
+            "prepare_range",
+            "purge_suppression_list",
+            "add_suppression_entries",
+            "remove_suppression_entries",
+        ),
+        A_STEP,
+    ),
     **dict.fromkeys(("reports_to_requalify", "correct_slot", "undefined_reports"), AN_OPERATORS_PAGE),
-    **dict.fromkeys(("long_transaction", "lock_recount", "lock_breakdown"), NO_TABLE),
+    **dict.fromkeys(("long_transaction", "lock_recount", "lock_breakdown", "lock_retry"), NO_TABLE),
 }
 """Why a query needs no bound here."""
 

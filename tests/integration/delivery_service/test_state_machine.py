@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from campaign.delivery.v1 import before_the_send_pb2, commands_pb2, delivery_pb2, domain_pause_pb2
+from campaign.delivery.v1 import before_the_send_pb2, commands_pb2, delivery_pb2, domain_pause_pb2, retry_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from campaign.delivery.v1.schedule_pb2 import AGGREGATION_PERIOD_NONE, Recurrence, Schedule
 from delivery_service.domain.lifecycle import TRANSITIONS, Command, DeliveryState
@@ -30,6 +30,7 @@ from tests.support.postgres import DatabaseFactory
 from tests.support.statuses import refused
 
 State = DeliveryState
+STOPPED, FINISHED = delivery_pb2.DELIVERY_STATE_STOPPED, delivery_pb2.DELIVERY_STATE_FINISHED
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 FAR_AHEAD = Schedule(local_time="2030-01-01T09:00:00", time_zone="UTC")
 GATED: Final = (PreparationWorker, StartWorker)
@@ -45,9 +46,15 @@ class World:
     held: set[str]
     open: bool = True
     passes: int = 0
+    gated_running: int = 0
 
     def decide(self, message: Any) -> Answer:
         return LATER if message.message_id.partition("-")[0] in self.held else ACCEPT
+
+    async def close_gate(self) -> None:
+        """Holds the two workers back. A look that has begun may still see what comes next, so it is waited for."""
+        self.open = False
+        await eventually(lambda: self.gated_running == 0)
 
     async def workers_looked(self) -> None:
         """Waits until each worker has begun and ended a look since now."""
@@ -80,10 +87,17 @@ def _watched(worker: type[Any], made: list[World]) -> Callable[[Any], Awaitable[
     work = worker.work
 
     async def watched(self: Any) -> bool:
-        if made and worker in GATED and not made[0].open:
+        gated = bool(made) and worker in GATED
+        if gated and not made[0].open:
             more = False
         else:
-            more = await work(self)
+            if gated:
+                made[0].gated_running += 1
+            try:
+                more = await work(self)
+            finally:
+                if gated:
+                    made[0].gated_running -= 1
         if made:
             made[0].passes += 1
         return bool(more)
@@ -105,7 +119,7 @@ async def editing(world: World) -> str:
 async def preparing(world: World) -> str:
     delivery_id = await world.stack.create(schedule=FAR_AHEAD)
     await world.stack.add(delivery_id, people(2))
-    world.open = False
+    await world.close_gate()
     await world.stack.stub.PrepareDelivery(pb.PrepareDeliveryRequest(delivery_id=delivery_id))
     return delivery_id
 
@@ -202,7 +216,7 @@ async def child_in_progress(world: World) -> str:
 
 async def child_start_pending(world: World) -> str:
     delivery_id = await child_ready(world)
-    world.open = False
+    await world.close_gate()
     await world.stack.confirm(await world.stack.delivery(delivery_id))
     return delivery_id
 
@@ -267,6 +281,15 @@ async def _add(stack: DeliveryStack, delivery_id: str) -> Any:
     return await stack.add(delivery_id, people(1, first=100))
 
 
+async def _retry(stack: DeliveryStack, delivery_id: str) -> Any:
+    request = retry_pb2.RetryFailedRequest(delivery_id=delivery_id, request_id=str(uuid4()))
+    if (await stack.delivery(delivery_id)).state not in (STOPPED, FINISHED):  # in these two nobody failed here
+        return await stack.stub.RetryFailed(request)
+    async with refused(grpc.StatusCode.FAILED_PRECONDITION, "NOTHING_TO_RETRY"):
+        await stack.stub.RetryFailed(request)
+    return None
+
+
 def _plain(name: str, request: type[Any], **fields: Any) -> Callable[[DeliveryStack, str], Awaitable[Any]]:
     return lambda stack, delivery_id: getattr(stack.stub, name)(request(delivery_id=delivery_id, **fields))
 
@@ -290,6 +313,7 @@ CALLS: Final[dict[str, tuple[Command, Callable[[DeliveryStack, str], Awaitable[A
     "PauseDomain": (Command.PAUSE_DOMAIN, _plain("PauseDomain", domain_pause_pb2.PauseDomainRequest, **DOMAIN)),
     "ResumeDomain": (Command.RESUME_DOMAIN, _plain("ResumeDomain", domain_pause_pb2.ResumeDomainRequest, **DOMAIN)),
     "StopDelivery": (Command.STOP, _plain("StopDelivery", pb.StopDeliveryRequest)),
+    "RetryFailed": (Command.RETRY_FAILED, _retry),
     "DeleteDelivery": (Command.DELETE, _plain("DeleteDelivery", commands_pb2.DeleteDeliveryRequest)),
 }
 WORKERS_OWN: Final = {
@@ -332,7 +356,7 @@ async def test_a_command_does_what_the_table_says_or_is_refused(world: World, st
     delivery_id = await drivers.get(state, DRIVERS[state])(world)
     before = await world.stack.delivery(delivery_id)
     assert State(before.state) is state
-    world.open = False  # what the command leads to is seen before workers go on with it
+    await world.close_gate()  # what the command leads to is seen before workers go on with it
     try:
         if command is Command.DECLINE and state not in CHILD_DRIVERS:
             async with refused(grpc.StatusCode.FAILED_PRECONDITION, "DELIVERY_KIND") as problem:
