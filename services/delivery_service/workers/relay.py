@@ -199,7 +199,10 @@ class RelayWorker:
         """Relays messages that fit into one batch, commits the answers and gives them. RelayBroken, UnsoundAnswer,
         or Halted if they may not leave any more when their turn comes."""
         request = _request(delivery.delivery_id, messages, self._deadline_us(delivery))
-        answer = await self._open_stream().relay(delivery.delivery_id, lambda: _template(delivery), request, may_leave)
+        plan_digest = delivery.plan.plan_digest if delivery.plan else ""
+        answer = await self._open_stream().relay(
+            delivery.delivery_id, plan_digest, lambda: _template(delivery), request, may_leave
+        )
         require_sound(answer, len(messages.recipients))
         columns = observations(delivery.delivery_id, messages.recipients, answer)
         if len(columns):
