@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from campaign.delivery.v1 import delivery_pb2, send_log_pb2
+from campaign.delivery.v1 import before_the_send_pb2, delivery_pb2, send_log_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from campaign.mta.v1 import relay_service_pb2 as relay_pb
 from delivery_service.domain.lifecycle import TRANSITIONS, Command, DeliveryState
@@ -179,6 +179,25 @@ async def test_a_stop_cancels_exactly_what_never_left(database: str, tmp_path: P
         # Only what someone had ever held was asked about.
         assert len(stack.mta.withdrawn) <= 2 * PART - 1
         assert (await stop(stack, delivery_id)) == done
+
+
+async def test_a_proof_that_was_in_flight_is_not_told_among_what_left_after_a_stop(stack: DeliveryStack) -> None:
+    stack.mta.decide = lambda _: LATER
+    delivery = await stack.ready(3)
+    await stack.confirm(delivery)
+    await stack.in_state(delivery.delivery_id, IN_PROGRESS)
+    profile = before_the_send_pb2.TestProfile(profile_id="colleague", address="proof@example.com")
+    proof = before_the_send_pb2.SendProofRequest(delivery_id=delivery.delivery_id, test_profiles=[profile])
+    (sent,) = (await stack.stub.SendProof(proof)).proofs
+    # The MTA side had taken it, and reports on it after the stop: while the messages are still to be withdrawn.
+    stack.mta.open.clear()
+    await stop(stack, delivery.delivery_id)
+    assert not (await stack.apply(Observed(sent.message_id, send_log_pb2.OUTCOME_DELIVERED))).rejections
+    stack.mta.open.set()
+
+    done = await stopped_wholly(stack, delivery.delivery_id)
+    assert (await stack.kpis(delivery.delivery_id)).outcomes.canceled == 3
+    assert done.stop.left_count == 0
 
 
 async def test_a_stop_before_anything_was_claimed_asks_the_mta_side_nothing(stack: DeliveryStack) -> None:
