@@ -105,8 +105,9 @@ class RelayWorker:
     async def look_at_states(self) -> bool:
         """Halts what is in flight of deliveries that are no longer to be relayed: paused, stopped, or out of time."""
         in_flight = {claim.delivery_id for claim in self._in_flight.values()}
-        if in_flight:
-            self._halted = in_flight - await self._deliveries.relayable(in_flight, self._clock.now())
+        # With nothing in flight nothing is halted: what is claimed next, after a resume, is not to be given up again.
+        relayable = await self._deliveries.relayable(in_flight, self._clock.now()) if in_flight else set()
+        self._halted = in_flight - relayable
         return False
 
     async def run_leases(self) -> None:

@@ -59,6 +59,27 @@ async def nothing_claimed(stack: DeliveryStack, delivery_id: str) -> None:
     await eventually(free)
 
 
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[RelayWorker]:
+    """Grows with every look at the states of what is being relayed."""
+    ended: list[RelayWorker] = []
+    look_at_states = RelayWorker.look_at_states
+
+    async def counted(self: RelayWorker) -> bool:
+        again = await look_at_states(self)
+        ended.append(self)
+        return again
+
+    monkeypatch.setattr(RelayWorker, "look_at_states", counted)
+    return ended
+
+
+async def looked(looks: list[RelayWorker]) -> None:
+    """Waits until a look that begins now has ended."""
+    until = len(looks) + 2
+    await eventually(lambda: len(looks) >= until)
+
+
 @asynccontextmanager
 async def leaving(
     database: str, folder: Path, recipients: int, **settings: Any
@@ -113,24 +134,29 @@ async def test_a_pause_lets_nothing_leave_but_what_is_in_flight_and_resume_goes_
         assert max(stack.mta.addresses.values()) == 1
 
 
+async def test_what_is_claimed_after_a_resume_leaves_at_once(
+    database: str, tmp_path: Path, looks: list[RelayWorker]
+) -> None:
+    """A worker that has nothing in flight any more doesn't go on taking the delivery for a paused one."""
+    async with leaving(database, tmp_path, 5_000) as (stack, delivery_id):
+        await pause(stack, delivery_id)
+        await looked(looks)
+        stack.mta.open.set()
+        await nothing_claimed(stack, delivery_id)
+        await resume(stack, delivery_id)
+        await stack.in_state(delivery_id, FINISHED)
+        async with connected(database) as connection:
+            claims = await connection.fetch("select claim_count from relay_part where part >= 2")
+        assert [row["claim_count"] for row in claims] == [1, 1, 1]
+
+
 async def test_batches_that_wait_for_the_stream_do_not_leave_after_a_pause(
-    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: str, tmp_path: Path, looks: list[RelayWorker]
 ) -> None:
     """The MTA side reads no further than it can take: most of what is in flight has not been written yet."""
-    looks = 0
-    look_at_states = RelayWorker.look_at_states
-
-    async def counted(self: RelayWorker) -> bool:
-        nonlocal looks
-        again = await look_at_states(self)
-        looks += 1
-        return again
-
-    monkeypatch.setattr(RelayWorker, "look_at_states", counted)
     async with leaving(database, tmp_path, 2_000, relay_batch_size_max=20) as (stack, delivery_id):
         paused = await pause(stack, delivery_id)
-        looked = looks
-        await eventually(lambda: looks >= looked + 2)  # one that began after the pause has ended
+        await looked(looks)
 
         stack.mta.open.set()
         await nothing_claimed(stack, delivery_id)
