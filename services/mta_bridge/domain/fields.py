@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 SECONDS_MAX: Final = 4_102_444_800  # 2100-01-01
+NUMBER_MAX: Final = 1_000_000_000
+"""More than any code or count; the contract's integers take little more."""
 _MILLISECONDS_FROM: Final = 100_000_000_000
 """As seconds that is the year 5138: a number as large as this counts milliseconds, or less."""
 
@@ -12,18 +14,18 @@ def text(record: Any, *path: str) -> str:
     """The string (or number, as one) at a path."""
     value = at(record, *path)
     if isinstance(value, str):
-        return value
+        return _whole(value)
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
 
 
 def number(record: Any, *path: str) -> int:
-    """The whole number at a path, or in the string there."""
+    """The whole number at a path, or in the string there; 0 for one that is no code or count at all."""
     value = at(record, *path)
-    if isinstance(value, bool):
+    if isinstance(value, str):
+        value = int(value) if value.isascii() and value.isdigit() and len(value) < 19 else 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= NUMBER_MAX:
         return 0
-    if isinstance(value, int | float):
-        return int(value)
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19 else 0
+    return int(value)
 
 
 def at(record: Any, *path: str) -> Any:
@@ -39,8 +41,13 @@ def texts(record: Any, *path: str) -> list[str]:
     """The strings at a path where one or a list may stand."""
     value = at(record, *path)
     if isinstance(value, str):
-        return [value]
-    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+        return [_whole(value)]
+    return [_whole(each) for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+
+def _whole(value: str) -> str:
+    """Without the halves of characters, which JSON can spell and no message can hold."""
+    return value.encode("utf-8", "replace").decode("utf-8")
 
 
 def time_us(value: Any) -> int:
