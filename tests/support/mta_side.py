@@ -41,6 +41,8 @@ class MtaSide(RelayServiceServicer):
         self.withdrawn: Counter[str] = Counter()
         self.messages: dict[str, pb.RelayMessage] = {}
         self.templates: list[pb.RelayTemplate] = []
+        self.subjects: dict[str, str] = {}
+        """What each message was taken with: the subject of its delivery's template on its stream."""
         self.open = asyncio.Event()
         self.open.set()
         self.reading = asyncio.Event()
@@ -57,10 +59,14 @@ class MtaSide(RelayServiceServicer):
         context: Any,
     ) -> AsyncIterator[pb.RelayResponse]:
         await self.reading.wait()
+        subjects: dict[str, str] = {}
         async for request in request_iterator:
             if request.HasField("template"):
                 self.templates.append(request.template)
+                subjects[request.template.delivery_id] = request.template.content.subject
                 continue
+            for message in request.batch.messages:
+                self.subjects.setdefault(message.message_id, subjects[request.batch.delivery_id])
             self.batches_waiting += 1
             await self.open.wait()
             self.batches_waiting -= 1

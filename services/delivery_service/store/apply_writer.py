@@ -14,6 +14,7 @@ import logging
 import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -58,7 +59,7 @@ class Refused:
     malformed: list[int]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Piece:
     """The part of one `apply` call that goes to one writer: the rows of some slots, and what became of them."""
 
@@ -123,18 +124,23 @@ class ApplyWriter:
                 indexes_by_writer[writer].append(index)
                 slots_by_writer[writer].append(slot)
 
-        pieces = []
+        pieces: dict[int, _Piece] = {}
         for writer, indexes in enumerate(indexes_by_writer):
             if indexes:
                 done = asyncio.get_running_loop().create_future()
                 piece = _Piece(columns.take(indexes), slots_by_writer[writer], indexes, done, [], [])
                 self._writers[writer].submit(piece)
-                pieces.append(piece)
-        # Cancelled here, the writers finish what they have begun; nothing waits for it any more.
-        await asyncio.gather(*(piece.done for piece in pieces))
-        for piece in pieces:
+                pieces[writer] = piece
+        try:
+            await asyncio.gather(*(piece.done for piece in pieces.values()))
+        except asyncio.CancelledError:
+            # The writers finish what they have begun; the rest, which has no share of the budget any more, they drop.
+            for writer, piece in pieces.items():
+                self._writers[writer].withdraw(piece)
+            raise
+        for piece in pieces.values():
             unknown += [piece.indexes[i] for i in piece.unknown]
-        return Refused(sorted(unknown), sorted(piece.indexes[i] for piece in pieces for i in piece.malformed))
+        return Refused(sorted(unknown), sorted(piece.indexes[i] for piece in pieces.values() for i in piece.malformed))
 
     async def _slot_counts_of(self, delivery_ids: set[int]) -> dict[int, int]:
         """The slot counts of those that exist and have been started; cached, for they never change any more."""
@@ -188,6 +194,11 @@ class _Writer:
     def submit(self, piece: _Piece) -> None:
         self._pending.append(piece)
         self._wake.set()
+
+    def withdraw(self, piece: _Piece) -> None:
+        """Drops a piece that nobody waits for any more, unless it is being written."""
+        with suppress(ValueError):
+            self._pending.remove(piece)
 
     async def run(self) -> None:
         try:

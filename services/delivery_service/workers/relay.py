@@ -108,9 +108,10 @@ class RelayWorker:
     async def look_at_states(self) -> bool:
         """Halts what is in flight of deliveries that are no longer to be relayed: paused, stopped, or out of time."""
         in_flight = {claim.delivery_id for claim in self._in_flight.values()}
-        if in_flight:
-            self._domain_pause_versions = await self._deliveries.relayable(in_flight, self._clock.now())
-            self._halted = in_flight - self._domain_pause_versions.keys()
+        # With nothing in flight nothing is halted: what is claimed next, after a resume, is not to be given up again.
+        relayable = await self._deliveries.relayable(in_flight, self._clock.now()) if in_flight else {}
+        self._domain_pause_versions = relayable
+        self._halted = in_flight - relayable.keys()
         return False
 
     async def run_leases(self) -> None:
@@ -209,7 +210,10 @@ class RelayWorker:
         """Relays messages that fit into one batch, commits the answers and gives them. RelayBroken, UnsoundAnswer,
         or Halted if they may not leave any more when their turn comes."""
         request = _request(delivery.delivery_id, messages, self._deadline_us(delivery))
-        answer = await self._open_stream().relay(delivery.delivery_id, lambda: _template(delivery), request, may_leave)
+        plan_digest = delivery.plan.plan_digest if delivery.plan else ""
+        answer = await self._open_stream().relay(
+            delivery.delivery_id, plan_digest, lambda: _template(delivery), request, may_leave
+        )
         require_sound(answer, len(messages.recipients))
         columns = observations(delivery.delivery_id, messages.recipients, answer)
         if len(columns):

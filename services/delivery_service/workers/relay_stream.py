@@ -33,7 +33,8 @@ class RelayStream:
         self._writing = asyncio.Lock()
         self._sequence = 0
         self._waiting: dict[int, asyncio.Future[pb.RelayResponse]] = {}
-        self._templates: set[int] = set()
+        self._templates: dict[int, str] = {}
+        """Delivery to the digest of the plan whose content this stream carried last."""
         self._reader = asyncio.create_task(self._read(), name="relay-answers")
 
     @property
@@ -44,12 +45,13 @@ class RelayStream:
     async def relay(
         self,
         delivery_id: int,
+        plan_digest: str,
         template: Callable[[], pb.RelayTemplate],
         request: pb.RelayRequest,
         may_leave: Callable[[], bool],
     ) -> pb.RelayResponse:
         """Hands the batch in `request` over and waits for its answer. RelayBroken if it never comes; Halted if it may
-        not leave when its turn comes.
+        not leave when its turn comes. A delivery may be edited between its proofs, so it has a template for each plan.
 
         Numbers it in place: protobuf copies a message that is put into another, at the cost of making it again.
         """
@@ -63,9 +65,9 @@ class RelayStream:
                         raise RelayBroken
                     if not may_leave():
                         raise Halted
-                    if delivery_id not in self._templates:
+                    if self._templates.get(delivery_id) != plan_digest:
                         await self._call.write(pb.RelayRequest(template=template()))
-                        self._templates.add(delivery_id)
+                        self._templates[delivery_id] = plan_digest
                     self._sequence = sequence = self._sequence + 1
                     self._waiting[sequence] = answer
                     request.batch.sequence = sequence

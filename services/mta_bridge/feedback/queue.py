@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 
 LINGER_SECONDS: Final = 0.01
 """How long an event may wait for others to share its batch."""
+DIAGNOSTIC_CHARACTERS_MAX: Final = 1_000
+ENHANCED_CODE_CHARACTERS_MAX: Final = 20
+"""What FeedbackService keeps. A batch that is too large for it would never be acknowledged, nor anything behind it."""
 
 
 class Delivery:
@@ -122,8 +125,8 @@ def _event_of(report: Report) -> feedback_pb.MtaEvent:
         kind=feedback_pb.MtaEventKind.ValueType(report.kind),
         event_time_us=report.event_time_us,
         smtp_code=report.smtp_code,
-        enhanced_code=report.enhanced_code,
-        diagnostic=report.diagnostic.replace("\0", " "),
+        enhanced_code=report.enhanced_code if len(report.enhanced_code) <= ENHANCED_CODE_CHARACTERS_MAX else "",
+        diagnostic=report.diagnostic[:DIAGNOSTIC_CHARACTERS_MAX].replace("\0", " "),
         attempt=report.attempt,
         url=report.url[:2_000],
         vendor_class=report.vendor_class[:100],

@@ -127,6 +127,11 @@ class BounceBox:
                 self._none_taken.set()
         return "250 2.0.0 taken"
 
+    async def handle_exception(self, error: Exception) -> str:
+        """A defect, or a full disk; aiosmtpd has logged it. Its own answer, 500, would be the end of the mail."""
+        del error
+        return "451 4.3.0 can't be read now, come again"
+
     async def take(self, raw: bytes, recipients: Sequence[str]) -> None:
         """Returns once what the mail says is acknowledged, or the mail is parked."""
         found = found_in(raw, recipients, self._own_hostnames, self._clock.now_us())

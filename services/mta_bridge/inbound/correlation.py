@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Final
 
 from mta_bridge.domain.reports import Clues, Found, Report
 from mta_bridge.domain.tokens import DigestToken, Tokens
 from mta_bridge.store.journal import Journal
+
+MESSAGE_ID_CHARACTERS_MAX: Final = 100
+"""No message has a longer one."""
 
 
 class Correlation:
@@ -20,7 +24,7 @@ class Correlation:
         for found in self._found(clues):
             if (message_id := self._journal.message_of(found)) is not None:
                 return message_id
-        return clues.message_id or None
+        return clues.message_id if 0 < len(clues.message_id) <= MESSAGE_ID_CHARACTERS_MAX else None
 
     def tie(self, found: Found) -> Report | None:
         """The report with its message id, if it can be tied to one."""

@@ -75,11 +75,12 @@ def decoded_header(value: str) -> str:
 
 
 def decoded(body: bytes, parameters: dict[str, str]) -> str:
-    """Text in the character set that a part names, or in one that fits."""
+    """Text in the character set that a part names, or in one that fits. Some can spell halves of characters (UTF-7),
+    which nothing else can hold."""
     for charset in (parameters.get("charset", ""), "utf-8"):
         try:
             if codecs.lookup(charset or "utf-8").name not in _NO_CHARSETS:
-                return body.decode(charset or "utf-8")
+                return body.decode(charset or "utf-8").encode("utf-8", "replace").decode("utf-8")
         except (LookupError, UnicodeDecodeError, ValueError):
             continue
     return body.decode("latin-1")

@@ -228,9 +228,10 @@ class Relay(relay_grpc.RelayServiceServicer):
             return
 
         def told(result: Result) -> None:
-            # It had begun to leave. Put off, it has not left after all, and never will.
+            # It had begun to leave. Put off, it has not left after all, and never will; if several have waited for
+            # that to withdraw it, the first of them has written it down.
             if result.verdict is Verdict.TRY_LATER:
-                self._withdraw(message_id, None, tell)
+                self._withdraw(message_id, self._known([message_id]).get(message_id), tell)
             else:
                 tell(result)
 

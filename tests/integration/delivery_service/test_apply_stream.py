@@ -565,6 +565,12 @@ def columns_of(*rows: tuple[int, int, str]) -> ObservationColumns:
     return columns
 
 
+async def waits_for_a_lock(dsn: str) -> bool:
+    async with connected(dsn) as connection:
+        waiting = "select exists (select from pg_locks where not granted)"
+        return bool(await connection.fetchval(waiting))
+
+
 @pytest.mark.parametrize("poison", ["a\x00b", "\ud800"], ids=["refused by the server", "refused by the driver"])
 async def test_a_batch_that_postgres_refuses_for_its_data_costs_only_the_bad_ones(database: str, poison: str) -> None:
     await seed_delivery(database, 1, list(range(1, 41)))
@@ -791,6 +797,25 @@ async def test_a_replica_that_comes_back_after_its_silence_is_counted_again(data
             await connection.execute("update feedback_source set report_time = now() - interval '1 hour'")
             await call.write(report)
             assert await eventually(lambda: connection.fetchval(rows)) == 1
+
+
+async def test_what_nobody_waits_for_any_more_is_not_kept_for_the_database(database: str) -> None:
+    """While it is away, streams are cut and come again with the same: what they left behind would fill the memory."""
+    await seed_delivery(database, 1, [1, 2, 3])
+    async with connected(database) as holder, writer_on(database, writers=1) as writer:
+        async with holder.transaction():
+            await holder.execute("select from delivery_counter where delivery_id = 1 for update")
+            begun = asyncio.create_task(writer.apply(columns_of((1, 1, ""))))
+            await eventually(lambda: waits_for_a_lock(database))
+            left, kept = (asyncio.create_task(writer.apply(columns_of((1, recipient, "")))) for recipient in (2, 3))
+            await asyncio.sleep(0)
+            left.cancel()
+            await asyncio.gather(left, return_exceptions=True)
+        await asyncio.gather(begun, kept)
+        async with connected(database) as connection:
+            bounced = await connection.fetch("select recipient from send_log where outcome = 6 order by recipient")
+    assert [row["recipient"] for row in bounced] == [1, 3]
+    await assert_laws(database)
 
 
 async def test_a_stopping_service_ends_the_stream_as_unavailable(database: str, tmp_path: Path) -> None:

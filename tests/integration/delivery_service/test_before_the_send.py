@@ -162,6 +162,28 @@ async def test_proofs_stay_through_another_preparation_and_have_numbers_of_their
     assert (first.recipient, second.recipient) == (-1, -2)
 
 
+async def test_what_was_edited_after_a_proof_is_what_the_next_proof_and_the_send_carry(stack: DeliveryStack) -> None:
+    delivery = await stack.ready(1)
+    await proofs(stack, delivery.delivery_id, "one@example.com")
+    draft = delivery_pb2.Delivery(delivery_id=delivery.delivery_id)
+    for subject in ("corrected", "corrected again"):
+        draft.content.subject = subject
+        await stack.stub.UpdateDelivery(
+            pb.UpdateDeliveryRequest(delivery=draft, update_mask=FieldMask(paths=["content.subject"]))
+        )
+        delivery = await stack.prepare(delivery.delivery_id)
+        if subject == "corrected":
+            await proofs(stack, delivery.delivery_id, "one@example.com")
+    await stack.confirm(delivery)
+    await stack.in_state(delivery.delivery_id, FINISHED)
+
+    # A batch goes with the template that its stream carried last.
+    sent_with = dict(stack.mta.subjects)
+    first, second, sent = (f"{delivery.delivery_id}-{tail}" for tail in ("t1", "t2", "1"))
+    assert sent_with[first] not in ("corrected", "corrected again")
+    assert (sent_with[second], sent_with[sent]) == ("corrected", "corrected again")
+
+
 async def test_a_proof_that_no_mta_side_answers_says_so(database: str, tmp_path: Path) -> None:
     mta = MtaSide()
     await mta.start()

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from campaign.delivery.v1 import delivery_pb2, send_log_pb2
+from campaign.delivery.v1 import before_the_send_pb2, delivery_pb2, send_log_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from service_runtime.clock import to_microseconds
 from tests.support.clock import ManualClock
@@ -53,12 +53,21 @@ class Timed:
         delivery: delivery_pb2.Delivery = await self.until(reached)
         return delivery
 
-    async def begun(self, recipients: int, **fields: Any) -> str:
-        """A delivery to that many, in progress."""
+    async def ready(self, recipients: int, **fields: Any) -> str:
+        """A prepared delivery to that many."""
         delivery_id = await self.stack.create(**fields)
         await self.stack.add(delivery_id, people(recipients))
         await self.stack.stub.PrepareDelivery(pb.PrepareDeliveryRequest(delivery_id=delivery_id))
-        await self.stack.confirm(await self.in_state(delivery_id, READY))
+        await self.in_state(delivery_id, READY)
+        return delivery_id
+
+    async def begun(self, recipients: int, **fields: Any) -> str:
+        """A delivery to that many, in progress."""
+        return await self.begin(await self.ready(recipients, **fields))
+
+    async def begin(self, delivery_id: str) -> str:
+        """Confirms it, and waits until it has begun."""
+        await self.stack.confirm(await self.stack.delivery(delivery_id))
 
         async def begun() -> bool:
             return (await self.stack.delivery(delivery_id)).state not in (
@@ -178,6 +187,22 @@ async def test_a_delivery_of_which_nothing_was_ever_handed_over_has_failed(
 
         assert (await service.validity_closed(delivery_id)).state == FAILED
         assert await service.outcomes(delivery_id) == [0, 0, 0, 0, 3_000, 0, 0]
+
+
+async def test_a_proof_is_no_hand_over_of_a_delivery_that_has_failed(database: str, tmp_path: Path) -> None:
+    async with timed(database, tmp_path) as service:
+        stack = service.stack
+        delivery_id = await service.ready(3)
+        profile = before_the_send_pb2.TestProfile(profile_id="colleague", address="proof@example.com")
+        sent = await stack.stub.SendProof(
+            before_the_send_pb2.SendProofRequest(delivery_id=delivery_id, test_profiles=[profile])
+        )
+        assert [proof.verdict for proof in sent.proofs] == [before_the_send_pb2.PROOF_VERDICT_ACCEPTED]
+        stack.mta.decide = lambda _: LATER
+        await service.begin(delivery_id)
+        service.pass_by(3.6 * DAY_SECONDS)
+
+        assert (await service.validity_closed(delivery_id)).state == FAILED
 
 
 async def test_what_was_accepted_without_our_knowing_is_found_out_at_the_end(database: str, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from campaign.delivery.v1 import delivery_pb2, send_log_pb2
+from campaign.delivery.v1 import before_the_send_pb2, delivery_pb2, send_log_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from campaign.mta.v1 import relay_service_pb2 as relay_pb
 from delivery_service.domain.lifecycle import TRANSITIONS, Command, DeliveryState
@@ -58,6 +58,27 @@ async def nothing_claimed(stack: DeliveryStack, delivery_id: str) -> None:
             return bool(await connection.fetchval(held, int(delivery_id)) == 0)
 
     await eventually(free)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[RelayWorker]:
+    """Grows with every look at the states of what is being relayed."""
+    ended: list[RelayWorker] = []
+    look_at_states = RelayWorker.look_at_states
+
+    async def counted(self: RelayWorker) -> bool:
+        again = await look_at_states(self)
+        ended.append(self)
+        return again
+
+    monkeypatch.setattr(RelayWorker, "look_at_states", counted)
+    return ended
+
+
+async def looked(looks: list[RelayWorker]) -> None:
+    """Waits until a look that begins now has ended."""
+    until = len(looks) + 2
+    await eventually(lambda: len(looks) >= until)
 
 
 @asynccontextmanager
@@ -114,24 +135,29 @@ async def test_a_pause_lets_nothing_leave_but_what_is_in_flight_and_resume_goes_
         assert max(stack.mta.addresses.values()) == 1
 
 
+async def test_what_is_claimed_after_a_resume_leaves_at_once(
+    database: str, tmp_path: Path, looks: list[RelayWorker]
+) -> None:
+    """A worker that has nothing in flight any more doesn't go on taking the delivery for a paused one."""
+    async with leaving(database, tmp_path, 5_000) as (stack, delivery_id):
+        await pause(stack, delivery_id)
+        await looked(looks)
+        stack.mta.open.set()
+        await nothing_claimed(stack, delivery_id)
+        await resume(stack, delivery_id)
+        await stack.in_state(delivery_id, FINISHED)
+        async with connected(database) as connection:
+            claims = await connection.fetch("select claim_count from relay_part where part >= 2")
+        assert [row["claim_count"] for row in claims] == [1, 1, 1]
+
+
 async def test_batches_that_wait_for_the_stream_do_not_leave_after_a_pause(
-    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: str, tmp_path: Path, looks: list[RelayWorker]
 ) -> None:
     """The MTA side reads no further than it can take: most of what is in flight has not been written yet."""
-    looks = 0
-    look_at_states = RelayWorker.look_at_states
-
-    async def counted(self: RelayWorker) -> bool:
-        nonlocal looks
-        again = await look_at_states(self)
-        looks += 1
-        return again
-
-    monkeypatch.setattr(RelayWorker, "look_at_states", counted)
     async with leaving(database, tmp_path, 2_000, relay_batch_size_max=20) as (stack, delivery_id):
         paused = await pause(stack, delivery_id)
-        looked = looks
-        await eventually(lambda: looks >= looked + 2)  # one that began after the pause has ended
+        await looked(looks)
 
         stack.mta.open.set()
         await nothing_claimed(stack, delivery_id)
@@ -205,6 +231,25 @@ async def test_what_is_claimed_to_be_closed_is_not_in_flight(
         assert stopped.stop.in_flight_count == 2 * PART - 1
         stack.mta.open.set()
         await stopped_wholly(stack, delivery_id)
+
+
+async def test_a_proof_that_was_in_flight_is_not_told_among_what_left_after_a_stop(stack: DeliveryStack) -> None:
+    stack.mta.decide = lambda _: LATER
+    delivery = await stack.ready(3)
+    await stack.confirm(delivery)
+    await stack.in_state(delivery.delivery_id, IN_PROGRESS)
+    profile = before_the_send_pb2.TestProfile(profile_id="colleague", address="proof@example.com")
+    proof = before_the_send_pb2.SendProofRequest(delivery_id=delivery.delivery_id, test_profiles=[profile])
+    (sent,) = (await stack.stub.SendProof(proof)).proofs
+    # The MTA side had taken it, and reports on it after the stop: while the messages are still to be withdrawn.
+    stack.mta.open.clear()
+    await stop(stack, delivery.delivery_id)
+    assert not (await stack.apply(Observed(sent.message_id, send_log_pb2.OUTCOME_DELIVERED))).rejections
+    stack.mta.open.set()
+
+    done = await stopped_wholly(stack, delivery.delivery_id)
+    assert (await stack.kpis(delivery.delivery_id)).outcomes.canceled == 3
+    assert done.stop.left_count == 0
 
 
 async def test_a_stop_before_anything_was_claimed_asks_the_mta_side_nothing(stack: DeliveryStack) -> None:

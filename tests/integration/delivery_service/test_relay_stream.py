@@ -34,9 +34,9 @@ async def test_batches_that_wait_to_be_written_are_broken_when_another_ones_time
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{mta.port}") as channel:
             stream = RelayStream(RelayServiceStub(channel).Relay(), answer_timeout_seconds=0.3)
-            first = asyncio.create_task(stream.relay(1, template, request(0), lambda: True))
+            first = asyncio.create_task(stream.relay(1, "plan", template, request(0), lambda: True))
             await eventually(lambda: mta.batches_waiting)  # it has been read, and gets no answer
-            others = [stream.relay(1, template, request(number), lambda: True) for number in range(1, 4)]
+            others = [stream.relay(1, "plan", template, request(number), lambda: True) for number in range(1, 4)]
             ended = await asyncio.gather(first, *others, return_exceptions=True)
             await stream.close()
     finally:
@@ -53,8 +53,8 @@ async def test_a_batch_that_may_not_leave_when_its_turn_comes_is_not_written() -
         async with grpc.aio.insecure_channel(f"127.0.0.1:{mta.port}") as channel:
             stream = RelayStream(RelayServiceStub(channel).Relay(), answer_timeout_seconds=10)
             with pytest.raises(Halted):
-                await stream.relay(1, template, request(1), lambda: False)
-            assert (await stream.relay(1, template, request(2), lambda: True)).sequence == 1
+                await stream.relay(1, "plan", template, request(1), lambda: False)
+            assert (await stream.relay(1, "plan", template, request(2), lambda: True)).sequence == 1
             await stream.close()
     finally:
         await mta.stop()

@@ -2,6 +2,7 @@
 
 import asyncio
 import smtplib
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from campaign.feedback.v1 import feedback_service_pb2 as feedback_pb
 from mta_bridge.domain.tokens import Tokens
+from mta_bridge.store.parked import Parked
 from tests.integration.mta_bridge.conftest import BOUNCE_DOMAIN, TOKEN_KEY, Bridge, RunBridge
 from tests.support.eventually import eventually
 from tests.support.feedback_double import FeedbackDouble
@@ -142,6 +144,35 @@ async def test_a_mail_is_answered_only_once_its_events_are_acknowledged(
         feedback.acknowledging.set()
         await sending
     assert len(feedback.committed) == 1
+
+
+async def test_a_mail_in_a_character_set_with_half_characters_is_read_all_the_same(
+    run: RunBridge, feedback: FeedbackDouble
+) -> None:
+    raw = dsn(to=address(f"b+{token()}")).replace(b"message/delivery-status", b"message/delivery-status; charset=utf-7")
+    raw = raw.replace(b"user here", b"user +2D0- here")
+    async with mailbox(run) as (_, port):
+        await send(port, raw, address(f"b+{token()}"))
+    assert [(event.message_id, event.diagnostic[-6:]) for event in feedback.committed] == [("7-1", "? here")]
+
+
+@pytest.mark.expects_errors
+async def test_a_mail_that_can_not_be_read_is_left_with_its_sender(
+    run: RunBridge, feedback: FeedbackDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defect, or a disk that is full: a permanent refusal would have the sender throw the report away."""
+
+    def broken(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    async with mailbox(run) as (_, port):
+        with monkeypatch.context() as patched:
+            patched.setattr(Parked, "add", broken)
+            with pytest.raises(aiosmtplib.SMTPDataError) as refusal:
+                await send(port, b"Subject: who knows\r\n\r\nnothing\r\n", address("nobody"))
+        assert refusal.value.code == 451
+        await send(port, b"Subject: who knows\r\n\r\nnothing\r\n", address("nobody"))
+    assert feedback.arrived == []
 
 
 async def test_what_can_not_be_tied_is_parked_and_can_be_read(run: RunBridge, feedback: FeedbackDouble) -> None:

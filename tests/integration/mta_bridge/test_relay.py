@@ -294,6 +294,28 @@ async def test_withdrawing_in_the_middle_decides_each_message_for_ever(run: RunB
     assert set(smtp.recipients) == accepted
 
 
+async def test_a_withdrawal_repeated_while_the_message_is_being_sent_gets_one_answer(
+    run: RunBridge, smtp: ScriptedSmtp
+) -> None:
+    """As DeliveryService repeats it when its first one has taken too long."""
+    smtp.hold_dot.clear()
+    smtp.data_reply = {"later": "450 4.2.0 not now"}
+    async with run() as bridge:
+        relaying = asyncio.create_task(bridge.relay(["later@a.test"]))
+        await eventually(lambda: smtp.waiting_dots == 1)
+        job = bridge.app.sender.job("7-1")
+        assert job is not None
+        waiting = len(job.waiters)
+        withdrawing = [asyncio.create_task(bridge.withdraw("7-1")) for _ in range(3)]
+        await eventually(lambda: len(job.waiters) == waiting + 3)
+        smtp.hold_dot.set()
+        async with asyncio.timeout(10):
+            answers = await asyncio.gather(*withdrawing)
+            assert list((await relaying).verdicts) == [TRY_LATER]
+        assert [list(answer.verdicts) for answer in answers] == [[WITHDRAWN]] * 3
+        assert len({tuple(answer.answer_times_us) for answer in answers}) == 1, "the first answer stands"
+
+
 async def test_requests_out_of_order_or_out_of_bounds_are_refused(run: RunBridge) -> None:
     async with run() as bridge:
         call = bridge.stub.Relay()

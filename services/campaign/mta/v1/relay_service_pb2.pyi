@@ -151,7 +151,7 @@ Global___RelayRequest: _TypeAlias = RelayRequest  # noqa: Y015
 
 @_typing.final
 class RelayTemplate(_message.Message):
-    """What all messages of one delivery share; sent once instead of with every message."""
+    """What all messages of one delivery share; sent once for many instead of with every message."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

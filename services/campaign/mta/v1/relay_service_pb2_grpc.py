@@ -62,9 +62,10 @@ class RelayServiceServicer:
     def Relay(self, request_iterator, context):
         """Hands messages over; a stream per relay worker.
 
-        A delivery's `template` comes once per stream, before its first batch. Each batch is answered once, when every
-        message in it has its answer; batches may be answered in any order. The stream may be cut anywhere. The server
-        reads no further than it can take: that is the back-pressure.
+        A delivery's `template` comes on each stream before its first batch, and again when its content has changed since,
+        as it may between proofs: the last one counts for the batches that follow it. Each batch is answered once, when
+        every message in it has its answer; batches may be answered in any order. The stream may be cut anywhere. The
+        server reads no further than it can take: that is the back-pressure.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD; FAILED_PRECONDITION/TEMPLATE_MISSING; UNAVAILABLE (reopen and resend).
         """

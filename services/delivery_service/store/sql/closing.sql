@@ -29,15 +29,15 @@ from send_log where delivery_id = $1 and recipient between $2 and $3 and outcome
 
 -- name: finish_stop
 -- Everything of a stopped delivery is decided. What left after the stop is told by the log: the transitions after the
--- vector of that moment that lead away from PREPARED, canceling aside. With nothing handed over at all there is nothing
--- to wait for any more.
+-- vector of that moment that lead away from PREPARED, canceling and proofs aside. With nothing handed over at all there
+-- is nothing to wait for any more.
 with changed as (
     update delivery d
     set finish_time = $2, update_time = $2, version = version + 1,
         stop_left = (
             select count(*) from unnest(d.stop_revisions) with ordinality as r (revision, n)
             join transition t on t.delivery_id = $1 and t.slot = r.n - 1 and t.revision > r.revision
-            where t.before = 0 and t.outcome > 1),
+            where t.recipient > 0 and t.before = 0 and t.outcome > 1),
         settled_time = case when d.start_time is null then $2::timestamptz end
     where d.delivery_id = $1 and d.state = 8 and d.finish_time is null
         and not exists (select from relay_part p where p.delivery_id = $1 and not p.done)
@@ -48,15 +48,16 @@ from changed d where c.delivery_id = d.delivery_id and c.slot = 0
 returning c.delivery_id;
 
 -- name: close_validity
--- Nothing waits any more. FAILED if nothing was ever handed over: then the log has nothing but rows that expired from
--- PREPARED.
+-- Nothing waits any more. FAILED if nothing was ever handed over: then, proofs aside, the log has nothing but rows that
+-- expired from PREPARED.
 with changed as (
     update delivery d
     set validity_closed_time = $2, update_time = $2, version = version + 1,
         finish_time = coalesce(d.finish_time, $2),
         state = case when d.state not in (6, 7) then d.state
             when exists (
-                select from transition t where t.delivery_id = $1 and not (t.before = 0 and t.outcome = 4)) then 9
+                select from transition t
+                where t.delivery_id = $1 and t.recipient > 0 and not (t.before = 0 and t.outcome = 4)) then 9
             else 10 end
     where d.delivery_id = $1 and d.validity_closed_time is null
         and not exists (select from relay_part p where p.delivery_id = $1 and not p.done)

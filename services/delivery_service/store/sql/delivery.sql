@@ -136,7 +136,8 @@ with changed as (
     where delivery_id = $1 and state = 6 and not recurring
         and not exists (select from relay_part p where p.delivery_id = $1 and not p.done)
         and (validity_end_time > $2 or exists (
-            select from transition t where t.delivery_id = $1 and not (t.before = 0 and t.outcome = 4)))
+            select from transition t
+            where t.delivery_id = $1 and t.recipient > 0 and not (t.before = 0 and t.outcome = 4)))
     returning delivery_id
 )
 update delivery_counter c set revision = c.revision + 1, commit_time = $2
