@@ -34,7 +34,7 @@ class Fanout:
         return struct.pack(">d", time.time()) + bytes(self._size - 8)
 
     async def push(self) -> None:
-        """Wakes all, in waves as large as the product's: waking all at once is slower."""
+        """Wakes all, in waves: all at once is slower. A wave is over when half of it has begun to write."""
         self._payload = self._stamped()
         events = list(self._events)
         for begin in range(0, len(events), WAVE):

@@ -7,8 +7,10 @@ from typing import Final
 
 import asyncpg
 
+from delivery_service.domain.identifiers import RECIPIENTS_PER_PART
 from delivery_service.domain.lifecycle import DeliveryState
 from delivery_service.settings import Settings
+from tests.bench.cost import measuring
 from tests.bench.feedback import FIRST_DELIVERY_ID
 from tests.bench.registry import Run, Sample, figure, measures
 from tests.bench.seeding import Seed, seed
@@ -20,7 +22,10 @@ _POLL_SECONDS: Final = 0.01
 _RELAY_SECONDS_MAX: Final = 200.0
 _IDLE_SECONDS: Final = 0.5
 _STATE: Final = "select state from delivery"
-_UPDATE: Final = "update send_log set outcome = 2, event_time = now(), update_time = now() where delivery_id = $1"
+_UPDATE: Final = """
+update send_log set outcome = 2, event_time = $4, update_time = $4
+where delivery_id = $1 and recipient >= $2 and recipient < $3
+"""
 
 
 @measures(figure("relay", "messages/s", must=0.5, aim=0.7))
@@ -30,15 +35,22 @@ async def relay(run: Run) -> Sequence[Sample]:
         await settle(dsn)
         async with workload("accepting_mta") as mta:
             port: int = mta.ready["port"]
-            async with run.stand.services(dsn, "delivery_service", mta_port=port):
-                seconds = await _relay_all(dsn)
+            async with run.stand.services(dsn, "delivery_service", mta_port=port) as services:
+                processes = {**services.processes, "postgres": run.stand.postgres_process, "mta side": mta.process_id}
+                with measuring(processes) as cost:
+                    seconds = await _relay_all(dsn)
             await assert_laws(dsn)
-            stream_rate = await _stream_rate(port, run.recipients)
+            with measuring({"mta side": mta.process_id}) as bare_stream:
+                stream_rate = await _stream_rate(port, run.recipients)
     async with run.stand.database() as dsn:
         await seed(dsn, Seed(FIRST_DELIVERY_ID, run.recipients, with_recipients=False))
         await settle(dsn)
-        update_rate = await _update_rate(dsn, run.recipients)
+        with measuring({"postgres": run.stand.postgres_process}) as bare_update:
+            update_rate = await _update_rate(dsn, run.recipients)
     ceiling = 1 / (1 / stream_rate + 1 / update_rate)
+    run.note(f"relay: {cost.per_unit(run.recipients, 'message')}")
+    run.note(f"bare UPDATE: {bare_update.per_unit(run.recipients, 'message')}")
+    run.note(f"bare stream: {bare_stream.per_unit(run.recipients, 'message')}")
     run.note(f"ceiling of relay: bare stream {stream_rate:,.0f}, bare UPDATE {update_rate:,.0f} messages/s")
     return [Sample(run.recipients / seconds, ceiling)]
 
@@ -69,10 +81,14 @@ async def _stream_rate(port: int, messages: int) -> float:
 
 
 async def _update_rate(dsn: str, messages: int) -> float:
+    """The bare UPDATE of the same rows in the same batches, a part each, every one committed before the next."""
     connection = await asyncpg.connect(dsn)
     try:
+        statement = await connection.prepare(_UPDATE)
+        now = await connection.fetchval("select now()")
         began = time.perf_counter()
-        await connection.execute(_UPDATE, FIRST_DELIVERY_ID)
+        for first in range(0, messages + 1, RECIPIENTS_PER_PART):
+            await statement.fetch(FIRST_DELIVERY_ID, first, first + RECIPIENTS_PER_PART, now)
         return messages / (time.perf_counter() - began)
     finally:
         await connection.close()

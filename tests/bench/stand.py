@@ -34,6 +34,11 @@ class Services:
         self.mta_token = keys.sign("mta", ["mta"], _TOKEN_SECONDS)
         self.user_token = keys.sign("bench", ["start-deliveries", "administration"], _TOKEN_SECONDS)
 
+    @property
+    def processes(self) -> dict[str, int]:
+        """The process id of each service."""
+        return {name: child.pid for name, child in self._stack.children.items()}
+
     def resident_bytes(self, service: str, *, peak: bool = False) -> int:
         """What a service has in memory now, or had at most."""
         return memory_bytes(self._stack.children[service].pid, "VmHWM" if peak else "VmRSS")
@@ -63,6 +68,11 @@ class Stand:
             yield stand
         finally:
             await server.stop(START_SECONDS_MAX)
+
+    @property
+    def postgres_process(self) -> int:
+        """The server's process, which has started all the others of it."""
+        return int((self._folder / "postgres" / "cluster" / "postmaster.pid").read_text("ascii").split()[0])
 
     def dsn_of(self, database: str) -> str:
         """How to reach a database of this server."""

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
-from google.protobuf.duration_pb2 import Duration
 
 from campaign.delivery.v1 import delivery_service_pb2 as pb
+from tests.bench.cost import measuring
 from tests.bench.events import Audience
 from tests.bench.fanout_server import METHOD, SERVICE
 from tests.bench.feedback import (
@@ -30,10 +30,9 @@ CAPACITY_WATCHERS: Final = 10_000
 WATCHERS_PER_CONNECTION: Final = 100
 PUSHES: Final = 15
 CAPACITY_PUSHES: Final = 5
-SLOW_INTERVAL_SECONDS: Final = 1
-MESSAGE_BYTES: Final = 500
 PUSH_PAUSE_SECONDS: Final = 0.3
-CAPACITY_PUSH_SECONDS: Final = 2.0
+CAPACITY_PUSH_SECONDS: Final = 5.0
+"""Longer than the feed rests after a push to so many."""
 _WATCH: Final = "/campaign.delivery.v1.DeliveryService/WatchKpis"
 _COMMIT: Final = """
 update delivery_counter set revision = revision + 1, commit_time = clock_timestamp() where delivery_id = $1 and slot = 0
@@ -46,17 +45,13 @@ def watchers_of(run: Run, most: int) -> int:
 
 
 @asynccontextmanager
-async def watchers(
-    services: Services, audience: Audience, number: int, interval_seconds: int | None = None
-) -> AsyncIterator[Workload]:
-    """Watchers of an audience's delivery, all of which have the snapshot."""
+async def watchers(services: Services, audience: Audience, number: int) -> AsyncIterator[Workload]:
+    """Watchers of an audience's delivery that leave the interval to the service, all of which have the snapshot."""
     request = pb.WatchKpisRequest(delivery_ids=[str(audience.first_delivery_id)])
-    if interval_seconds is not None:
-        request.min_interval.CopyFrom(Duration(seconds=interval_seconds))
     async with _watchers(
         services.delivery_target, services.user_token, _WATCH, request.SerializeToString(), number
-    ) as w:
-        yield w
+    ) as load:
+        yield load
 
 
 @asynccontextmanager
@@ -88,8 +83,8 @@ async def ask(load: Workload, word: str) -> Report:
     figure("watch.slowdown", "%", must=15, aim=5, judged="value", direction="at most"),
 )
 async def latency(run: Run) -> Sequence[Sample]:
-    """From a commit until the last watcher knows of it or of a later one, while feedback runs at half speed; then by
-    how much watchers that want an update a second slow feedback at full speed."""
+    """From a commit that is told to the watchers until the last one knows of it or of a later one, while feedback runs
+    at half speed; then by how much the same watchers slow feedback at full speed."""
     number = watchers_of(run, WATCHERS)
     audiences = [audience_of(run.recipients, 1, FIRST_DELIVERY_ID + n) for n in range(2)]
     alone = await durable_rate(run)
@@ -99,38 +94,27 @@ async def latency(run: Run) -> Sequence[Sample]:
         await settle(dsn)
         async with run.stand.services(dsn) as services:
             async with watchers(services, audiences[0], number) as load:
+                await asyncio.sleep(PUSH_PAUSE_SECONDS)
                 await ask(load, "mark")
                 await report_all(services, audiences[0], events_per_second=alone / 2)
                 await asyncio.sleep(PUSH_PAUSE_SECONDS)
                 seen = (await ask(load, "report"))["seen"]
-            async with watchers(services, audiences[1], number, SLOW_INTERVAL_SECONDS):
-                watched = await report_all(services, audiences[1])
+            async with watchers(services, audiences[1], number) as load:
+                with measuring({"watchers": load.process_id}) as cost:
+                    watched = await report_all(services, audiences[1])
         await assert_nothing_lost(dsn, *audiences)
     ours = [one["last"] - _commit_time(bytes.fromhex(one["payload"])) for one in seen]
-    bare = await _bare_latencies(number, 3 if run.smoke else PUSHES, PUSH_PAUSE_SECONDS)
-    run.note(f"watch.latency: {len(ours)} updates to {number:,} watchers at {alone / 2:,.0f} events/s")
+    bare = await _bare_latencies(number, 3 if run.smoke else PUSHES, PUSH_PAUSE_SECONDS, _size(seen))
+    span = max(one["last"] for one in seen) - min(one["first"] for one in seen)
+    run.note(
+        f"watch.latency: {len(ours)} updates in {span:.1f} s to {number:,} watchers at {alone / 2:,.0f} events/s; "
+        f"the watchers' own process took {cost.seconds['watchers']:.1f} s of CPU at full speed"
+    )
     return [
         Sample(1_000 * _percentile(ours, 0.99), 1_000 * _percentile(bare, 0.99)),
         Sample(1_000 * _percentile(ours, 0.5), 1_000 * _percentile(bare, 0.5)),
         Sample(100 * (1 - watched / alone)),
     ]
-
-
-@measures(figure("watch.slowdown.default", "%", must=15, aim=5, judged="value", direction="at most", on_demand=True))
-async def slowdown_default(run: Run) -> Sequence[Sample]:
-    """The slow-down by watchers that leave the interval to the service: some ten updates a second each."""
-    audience = audience_of(run.recipients)
-    alone = await durable_rate(run)
-    async with run.stand.database() as dsn:
-        await seed_audience(dsn, audience)
-        await settle(dsn)
-        async with (
-            run.stand.services(dsn) as services,
-            watchers(services, audience, watchers_of(run, WATCHERS)),
-        ):
-            watched = await report_all(services, audience)
-        await assert_nothing_lost(dsn, audience)
-    return [Sample(100 * (1 - watched / alone))]
 
 
 @measures(
@@ -149,14 +133,16 @@ async def capacity(run: Run) -> Sequence[Sample]:
                 held = services.resident_bytes("delivery_service") - before
                 connection = await asyncpg.connect(dsn)
                 try:
+                    await asyncio.sleep(PUSH_PAUSE_SECONDS)  # nobody was told too lately
                     await ask(load, "mark")
                     for _ in range(pushes):
                         await connection.execute(_COMMIT, FIRST_DELIVERY_ID)
                         await asyncio.sleep(pause_seconds)
                 finally:
                     await connection.close()
-                ours = _durations((await ask(load, "report"))["seen"])
-    async with _bare(number) as (load, server):
+                seen = (await ask(load, "report"))["seen"]
+    ours = _durations(seen)
+    async with _bare(number, _size(seen)) as (load, server):
         await ask(load, "mark")
         for _ in range(pushes):
             await server.go()
@@ -167,8 +153,8 @@ async def capacity(run: Run) -> Sequence[Sample]:
     return [Sample(statistics.median(ours), statistics.median(bare)), Sample(held / number / 1_024)]
 
 
-async def _bare_latencies(number: int, pushes: int, pause_seconds: float) -> list[float]:
-    async with _bare(number) as (load, server):
+async def _bare_latencies(number: int, pushes: int, pause_seconds: float, size: int) -> list[float]:
+    async with _bare(number, size) as (load, server):
         await ask(load, "mark")
         for _ in range(pushes):
             await server.go()
@@ -178,12 +164,18 @@ async def _bare_latencies(number: int, pushes: int, pause_seconds: float) -> lis
 
 
 @asynccontextmanager
-async def _bare(number: int) -> AsyncIterator[tuple[Workload, Workload]]:
-    """Watchers, and the bare server that they watch."""
-    async with workload("fanout_server", bytes=MESSAGE_BYTES) as server:
+async def _bare(number: int, size: int) -> AsyncIterator[tuple[Workload, Workload]]:
+    """Watchers, and the bare server that they watch, with messages of that many bytes."""
+    async with workload("fanout_server", bytes=size) as server:
         target = f"127.0.0.1:{server.ready['port']}"
         async with _watchers(target, "none", f"/{SERVICE}/{METHOD}", b"", number) as load:
             yield load, server
+
+
+def _size(seen: Sequence[Any]) -> int:
+    """How large the service's messages are."""
+    assert seen, "no update reached all watchers"
+    return len(bytes.fromhex(seen[-1]["payload"]))
 
 
 def _commit_time(message: bytes) -> float:

@@ -29,6 +29,10 @@ class Workload:
         self._process = process
         self.ready: Report = {}
 
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
+
     async def say(self, word: str) -> None:
         """Says one line to it."""
         assert self._process.stdin is not None

@@ -6,6 +6,9 @@ messages, only which deliveries have something newer than what it sent.
 
 Works on every replica: commits of this process wake the feed at once, and a poll covers those of the others. (NOTIFY
 inside transactions would halve the commit rate, and a dead LISTEN tells nobody.)
+
+What watchers cost is bounded: after each push the feed rests, so long that pushes take no more than their share of the
+process's time. The more watchers, or the busier the process, the rarer the updates; never older than the push.
 """
 
 import asyncio
@@ -70,9 +73,9 @@ class KpiHub:
         with self._subscription(delivery_ids, min_interval_seconds) as watcher:
             # One after the other: of ten thousand watchers that come at once, the first one reads for all.
             async with self._first_load:
-                unknown = [delivery_id for delivery_id in delivery_ids if not self._topics[delivery_id].payload]
-                await self._load(unknown)
-            for delivery_id in unknown:
+                fresh_since = asyncio.get_running_loop().time() - self._settings.watch_poll_seconds
+                self.touch(await self._load(d for d in delivery_ids if self._topics[d].load_time < fresh_since))
+            for delivery_id in delivery_ids:
                 if not self._topics[delivery_id].payload:
                     raise DeliveryNotFound(delivery_id)
             await watcher.serve(write)
@@ -88,7 +91,7 @@ class KpiHub:
                 pass
             self._wake.clear()
             try:
-                await self._publish_changes()
+                await asyncio.sleep(self._rest_seconds(await self._publish_changes()))
             except (*UNAVAILABLE_ERRORS, *RETRYABLE_ERRORS, TimeoutError) as error:
                 log.warning("the watch feed can't read", extra={"action": "watch_feed", "error": type(error).__name__})
 
@@ -136,27 +139,40 @@ class KpiHub:
                 if not topic.watchers and self._topics.get(delivery_id) is topic:
                     del self._topics[delivery_id]
 
-    async def _publish_changes(self) -> None:
+    async def _publish_changes(self) -> float:
+        """Tells watchers what has changed; how many seconds that took, without the reading."""
         if not self._topics:
-            return
+            return 0.0
         changed, self._touched = self._touched & self._topics.keys(), set()
         others = [delivery_id for delivery_id in self._topics if delivery_id not in changed]
         for delivery_id, revision in (await self._kpis.revisions(others)).items():
             topic = self._topics.get(delivery_id)
             if topic is not None and revision > topic.revision:
                 changed.add(delivery_id)
-        newer = await self._load(changed)
-        await wake_in_waves([watcher for delivery_id in newer for watcher in self._due(delivery_id)])
+        await self._load(changed)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await wake_in_waves([watcher for delivery_id in changed for watcher in self._due(delivery_id)])
+        return loop.time() - began
+
+    def _rest_seconds(self, push_seconds: float) -> float:
+        """How long nobody is told anything after a push, so that pushes keep to their share of the time."""
+        share = self._settings.watch_time_share_max
+        return min(push_seconds * (1 - share) / share, self._settings.watch_rest_seconds_max)
 
     async def _load(self, delivery_ids: Iterable[int]) -> list[int]:
         """Reads and serialises these; gives those that have something newer than before."""
         wanted = list(delivery_ids)
         if not wanted:
             return []
+        began = asyncio.get_running_loop().time()
         newer = []
         for delivery_id, kpis in (await self._kpis.get(wanted)).items():
             topic = self._topics.get(delivery_id)
-            if topic is not None and kpis.revision > topic.revision:  # two loads may overtake each other
+            if topic is None:
+                continue
+            topic.load_time = max(topic.load_time, began)
+            if kpis.revision > topic.revision:  # two loads may overtake each other
                 topic.payload = self._serialised(kpis)
                 topic.revision, topic.settled = kpis.revision, kpis.settled
                 newer.append(delivery_id)
@@ -175,6 +191,8 @@ class KpiHub:
         now = loop.time()
         due = []
         for watcher in tuple(topic.idle):
+            if not watcher.behind(delivery_id):
+                continue
             if (at := watcher.due(delivery_id)) > now:
                 topic.idle.discard(watcher)
                 loop.call_at(at, self._rested, watcher, delivery_id, topic)
@@ -183,11 +201,11 @@ class KpiHub:
         return due
 
     def _rested(self, watcher: Watcher, delivery_id: int, topic: Topic) -> None:
-        """A watcher's interval is over."""
+        """A watcher's interval is over: it is told with the others, what is newest then."""
         if watcher in topic.watchers:
             topic.idle.add(watcher)
             if watcher.behind(delivery_id):
-                watcher.wake()
+                self.touch((delivery_id,))
 
 
 def _heartbeat(clock: Clock) -> bytes:

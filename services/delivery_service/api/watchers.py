@@ -9,20 +9,20 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-WAVE: Final = 500
-"""Watchers woken at once: some 20 ms of the event loop. Thousands would hold every other call up; but each wave waits
-for a turn of the loop, and under feedback a turn is long: with waves of 50, updates took twice as long to reach all."""
-WAVE_SECONDS_MAX: Final = 0.02
-"""A wave waits no longer for watchers that don't read."""
+WAVE: Final = 200
+"""Watchers that begin to write in one turn of the event loop: some 5 ms of it, so that thousands don't hold every other
+call up. Fewer would make an update reach the last one later: under feedback a turn is long whoever is woken in it."""
 
 
 class Topic:
     """One watched delivery: its newest message, serialised once, and who watches it."""
 
-    __slots__ = ("idle", "payload", "revision", "settled", "watchers")
+    __slots__ = ("idle", "load_time", "payload", "revision", "settled", "watchers")
 
     def __init__(self) -> None:
         self.payload = b""
+        self.load_time = float("-inf")
+        """When it was last read, by the loop's time: what was committed before that is in it."""
         self.revision = 0
         self.settled = False
         self.watchers: set[Watcher] = set()
@@ -30,34 +30,10 @@ class Topic:
         """Those to be woken by the next message. The others are between two messages, and look by themselves."""
 
 
-class Wave:
-    """Some watchers that were woken together. Over when half of them have written, or after a time."""
-
-    __slots__ = ("_left", "over")
-
-    def __init__(self) -> None:
-        self._left = 0
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def wake(self, watchers: Sequence["Watcher"]) -> None:
-        self._left = (sum(watcher.wake(self) for watcher in watchers) + 1) // 2
-        self.arrived(0)
-
-    def arrived(self, number: int = 1) -> None:
-        """So many of it have written."""
-        self._left -= number
-        if self._left <= 0:
-            self.end()
-
-    def end(self) -> None:
-        if not self.over.done():
-            self.over.set_result(None)
-
-
 class Watcher:
     """One stream: what it has sent, and what it should send."""
 
-    __slots__ = ("_due", "_heartbeat", "_min_interval_seconds", "_sent", "_topics", "_waiting", "_wave", "wrote_at")
+    __slots__ = ("_due", "_heartbeat", "_min_interval_seconds", "_sent", "_topics", "_waiting", "wrote_at")
 
     def __init__(self, topics: dict[int, Topic], min_interval_seconds: float) -> None:
         self._topics = topics
@@ -65,7 +41,6 @@ class Watcher:
         self._sent = dict.fromkeys(topics, 0)
         self._due = dict.fromkeys(topics, 0.0)  # when the next message about it may go, by the loop's time
         self._waiting: asyncio.Future[None] | None = None
-        self._wave: Wave | None = None
         self._heartbeat = b""
         self.wrote_at = asyncio.get_running_loop().time()
 
@@ -78,11 +53,10 @@ class Watcher:
         topic = self._topics.get(delivery_id)
         return topic is not None and topic.revision > self._sent[delivery_id]
 
-    def wake(self, wave: Wave | None = None) -> bool:
+    def wake(self) -> bool:
         """Makes it look for what is new. False: it is writing, and will look by itself when it can write again."""
         if self._waiting is None or self._waiting.done():
             return False
-        self._wave = wave
         self._waiting.set_result(None)
         return True
 
@@ -101,9 +75,7 @@ class Watcher:
                     await write(message)
                 finally:
                     self.wrote_at = loop.time()
-                    self._arrive()
             elif self._topics:
-                self._arrive()
                 self._waiting = loop.create_future()
                 try:
                     await self._waiting
@@ -131,19 +103,14 @@ class Watcher:
             message, self._heartbeat = self._heartbeat, b""
         return message
 
-    def _arrive(self) -> None:
-        if self._wave is not None:
-            self._wave.arrived()
-            self._wave = None
-
 
 async def wake_in_waves(watchers: Sequence[Watcher]) -> None:
-    """Wakes them all, each wave when the one before is over."""
-    loop = asyncio.get_running_loop()
+    """Wakes them all, a wave in each turn of the event loop.
+
+    A wave does not wait for the one before to have written: those that don't read hold nobody up, and the bytes of the
+    last watcher leave before the loop is told of every write that has ended.
+    """
     for begin in range(0, len(watchers), WAVE):
-        wave = Wave()
-        wave.wake(watchers[begin : begin + WAVE])
-        if begin + WAVE < len(watchers):
-            timer = loop.call_later(WAVE_SECONDS_MAX, wave.end)
-            await wave.over
-            timer.cancel()
+        for watcher in watchers[begin : begin + WAVE]:
+            watcher.wake()
+        await asyncio.sleep(0)

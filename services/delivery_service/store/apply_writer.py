@@ -7,16 +7,17 @@ Invariants:
   committed a batch whole or not at all. `apply` returns only after the commit; a repetition changes nothing.
 - A batch that Postgres refuses for its data is bisected: one bad observation costs only itself.
 - What outdated rules have read is refused to its sender (RulesOutdated), and to nobody whose rows share the round trip.
+- Hand-overs have a statement of their own (`apply_relayed`). What does not win there goes the way of all others.
 """
 
 import asyncio
 import logging
 import random
 from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
@@ -30,6 +31,7 @@ from delivery_service.store.database import (
     close_quietly,
     connect_writer,
 )
+from delivery_service.store.hand_over import HandOver
 from delivery_service.store.observations import ObservationColumns
 from delivery_service.store.queries import query
 from service_runtime.backoff import delays
@@ -37,7 +39,14 @@ from service_runtime.clock import Clock
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _SLOT_COUNTS_CACHED_MAX: Final = 100_000
+_REFUSED_FOR_DATA: Final = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,16 @@ class _Piece:
     malformed: list[int]
 
 
+@dataclass(slots=True, eq=False)
+class _HandOverPiece:
+    """One `apply_hand_over` call."""
+
+    hand_over: HandOver
+    slot: int
+    lost: asyncio.Future[list[int]]
+    """The recipients whose observation did not win, or that Postgres would not take."""
+
+
 class ApplyWriter:
     """Applies observations. `committed` is called with the deliveries of every commit, to wake local watchers."""
 
@@ -97,6 +116,28 @@ class ApplyWriter:
         as the database is away. RulesOutdated: not all of them were applied, and the same again never will be."""
         async with self._budget.take(len(columns)):
             return await self._apply(columns)
+
+    async def apply_hand_over(self, hand_over: HandOver) -> Refused:
+        """As `apply` with the same as columns, at half of the cost."""
+        async with self._budget.take(len(hand_over.recipients)):
+            slot_counts = await self._slot_counts_of({hand_over.delivery_id})
+            if hand_over.delivery_id not in slot_counts or not hand_over.is_of_one_part:
+                return await self._apply(hand_over.columns())
+            slot = slot_of(hand_over.first, slot_counts[hand_over.delivery_id])
+            lost: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+            writer = self._writers[(hand_over.delivery_id + slot) % len(self._writers)]
+            piece = _HandOverPiece(hand_over, slot, lost)
+            writer.submit(piece)
+            try:
+                losers = set(await lost)
+            except asyncio.CancelledError:
+                writer.withdraw(piece)
+                raise
+            if not losers:
+                return Refused([], [])
+            indexes = [index for index, recipient in enumerate(hand_over.recipients) if recipient in losers]
+            refused = await self._apply(hand_over.columns().take(indexes))
+            return Refused([indexes[i] for i in refused.unknown], [indexes[i] for i in refused.malformed])
 
     async def _apply(self, columns: ObservationColumns) -> Refused:
         slot_counts = await self._slot_counts_of(set(columns.delivery_ids))
@@ -187,15 +228,15 @@ class _Writer:
         self._settings = settings
         self._clock = clock
         self._committed = committed
-        self._pending: deque[_Piece] = deque()
+        self._pending: deque[_Piece | _HandOverPiece] = deque()
         self._wake = asyncio.Event()
         self._connection: asyncpg.Connection | None = None
 
-    def submit(self, piece: _Piece) -> None:
+    def submit(self, piece: _Piece | _HandOverPiece) -> None:
         self._pending.append(piece)
         self._wake.set()
 
-    def withdraw(self, piece: _Piece) -> None:
+    def withdraw(self, piece: _Piece | _HandOverPiece) -> None:
         """Drops a piece that nobody waits for any more, unless it is being written."""
         with suppress(ValueError):
             self._pending.remove(piece)
@@ -205,20 +246,42 @@ class _Writer:
             while True:
                 await self._wake.wait()
                 while self._pending:
-                    await self._write(self._next_batch())
+                    piece = self._pending.popleft()
+                    if isinstance(piece, _HandOverPiece):
+                        await self._write_hand_over(piece)
+                    else:
+                        await self._write(self._next_batch(piece))
                 self._wake.clear()
         finally:
             if self._connection is not None:
                 self._connection.terminate()
 
-    def _next_batch(self) -> list[_Piece]:
-        """The oldest pending pieces, up to a batch; a single piece is never larger than one."""
-        batch = [self._pending.popleft()]
-        size = len(batch[0].indexes)
-        while self._pending and size + len(self._pending[0].indexes) <= self._settings.batch_size_max:
-            batch.append(self._pending.popleft())
-            size += len(batch[-1].indexes)
+    def _next_batch(self, piece: _Piece) -> list[_Piece]:
+        """The piece and those that came after it, up to a batch; a single piece is never larger than one."""
+        batch = [piece]
+        size = len(piece.indexes)
+        while self._pending and isinstance(following := self._pending[0], _Piece):
+            size += len(following.indexes)
+            if size > self._settings.batch_size_max:
+                break
+            self._pending.popleft()
+            batch.append(following)
         return batch
+
+    async def _write_hand_over(self, piece: _HandOverPiece) -> None:
+        """Writes one hand-over and tells its owner. Never raises but when cancelled."""
+        hand_over, now = piece.hand_over, self._clock.now()
+        values = (hand_over.delivery_id, piece.slot, now, hand_over.first, hand_over.times_by_recipient())
+        try:
+            lost = (
+                await self._until_written(lambda connection: connection.fetchval(query("apply_relayed"), *values)) or []
+            )
+        except _REFUSED_FOR_DATA as error:
+            log.warning("postgres refused a hand-over", extra={"action": "hand_over", "sqlstate": error.sqlstate})
+            lost = hand_over.recipients
+        self._committed((hand_over.delivery_id,))
+        if not piece.lost.done():
+            piece.lost.set_result(lost)
 
     async def _write(self, pieces: list[_Piece]) -> None:
         """Writes some pieces and tells their owners. Never raises but when cancelled."""
@@ -259,12 +322,8 @@ class _Writer:
     ) -> tuple[list[int], list[int]]:
         """Writes these rows, and bisects them if Postgres refuses them for their data. Gives (unknown, malformed)."""
         try:
-            return await self._until_written(columns, slots, indexes), []
-        except (
-            asyncpg.DataError,
-            asyncpg.IntegrityConstraintViolationError,
-            asyncpg.ProgramLimitExceededError,
-        ) as error:
+            return await self._until_written(lambda c: self._write_once(c, columns, slots, indexes)), []
+        except _REFUSED_FOR_DATA as error:
             if len(indexes) == 1:
                 log.warning(
                     "postgres refused an observation",
@@ -276,15 +335,15 @@ class _Writer:
         second = await self._write_rows(columns, slots, indexes[half:])
         return first[0] + second[0], first[1] + second[1]
 
-    async def _until_written(self, columns: ObservationColumns, slots: list[int], indexes: list[int]) -> list[int]:
-        """Writes these rows, for as long as it takes. A batch that was committed after all may be sent again."""
+    async def _until_written(self, write: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        """Writes, for as long as it takes. A batch that was committed after all may be sent again."""
         waits = delays(self._settings.retry_initial_seconds, self._settings.retry_max_seconds, random.random)
         while True:
             try:
                 if self._connection is None or self._connection.is_closed():
                     self._connection = await connect_writer(self._database)
-                return await self._write_once(self._connection, columns, slots, indexes)
-            except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError):
+                return await write(self._connection)
+            except _REFUSED_FOR_DATA:
                 raise
             except RETRYABLE_ERRORS as error:
                 log.warning(

@@ -33,7 +33,7 @@ from delivery_service.store.apply_writer import ApplyWriter
 from delivery_service.store.database import RETRYABLE_ERRORS, UNAVAILABLE_ERRORS
 from delivery_service.store.deliveries import Deliveries
 from delivery_service.store.relay_parts import Claim, PartMessages, RelayParts
-from delivery_service.workers.relay_answers import UnsoundAnswer, observations, require_sound
+from delivery_service.workers.relay_answers import UnsoundAnswer, hand_over, refusals, require_sound
 from delivery_service.workers.relay_stream import Halted, RelayBroken, RelayCall, RelayStream
 from service_runtime.clock import Clock, to_microseconds
 
@@ -45,6 +45,8 @@ _PACED_WAIT: Final = timedelta(seconds=1)
 """When to look again at a part of which the pacing holds messages back."""
 _MESSAGE_OVERHEAD_BYTES: Final = 100
 """More than the message id, the deadline and the framing take."""
+_CHARACTER_BYTES_MAX: Final = 4
+"""Of UTF-8."""
 
 
 class RelayWorker:
@@ -138,6 +140,8 @@ class RelayWorker:
 
     def _part_ended(self, task: asyncio.Task[None]) -> None:
         claim = self._in_flight.pop(task)
+        if not self._in_flight:
+            self._changed(claim.delivery_id)  # it may be finished, and another one may have waited for the room
         if not task.cancelled() and (error := task.exception()) is not None:
             # A defect. The part's lease ends by itself, and it is tried again.
             log.error(
@@ -190,8 +194,9 @@ class RelayWorker:
     async def _relay_batch(self, delivery: Delivery, claim: Claim, messages: PartMessages) -> timedelta:
         """Relays some messages and commits the answers. Gives how long those put off want to wait (0: none were)."""
         answer = await self.hand_over(delivery, messages, lambda: self._may_leave(claim))
-        self._count(answer)
-        if not any(verdict not in _DECIDED for verdict in answer.verdicts):
+        verdicts = Counter(answer.verdicts)
+        self._count(verdicts)
+        if verdicts.keys() <= _DECIDED:
             return timedelta()
         asked = max((refusal.retry_delay_ms for refusal in answer.refusals), default=0)
         seconds = max(asked / 1_000, self._settings.relay_retry_seconds)
@@ -215,9 +220,12 @@ class RelayWorker:
             delivery.delivery_id, plan_digest, lambda: _template(delivery), request, may_leave
         )
         require_sound(answer, len(messages.recipients))
-        columns = observations(delivery.delivery_id, messages.recipients, answer)
-        if len(columns):
-            await self._writer.apply(columns)
+        accepted = hand_over(delivery.delivery_id, messages.recipients, answer)
+        if accepted.recipients:
+            await self._writer.apply_hand_over(accepted)
+        refused = refusals(delivery.delivery_id, messages.recipients, answer)
+        if len(refused):
+            await self._writer.apply(refused)
         return answer
 
     def _open_stream(self) -> RelayStream:
@@ -237,14 +245,18 @@ class RelayWorker:
         )
         return timedelta(seconds=ceiling * (0.5 + random.random() / 2))
 
-    def _count(self, answer: pb.RelayResponse) -> None:
-        for verdict, number in Counter(answer.verdicts).items():
+    def _count(self, verdicts: "Counter[pb.RelayVerdict.ValueType]") -> None:
+        for verdict, number in verdicts.items():
             known = verdict if verdict in pb.RelayVerdict.values() else pb.RELAY_VERDICT_UNSPECIFIED
             self._metrics.relayed.labels(pb.RelayVerdict.Name(known)).inc(number)
 
 
 def _batches(part: PartMessages, size_max: int, bytes_max: int) -> list[PartMessages]:
     """Splits a part into batches that fit into one message, whatever its recipients' attributes."""
+    characters = sum(map(len, part.addresses)) + sum(map(len, part.attributes))
+    most_bytes = _CHARACTER_BYTES_MAX * characters + _MESSAGE_OVERHEAD_BYTES * len(part.recipients)
+    if len(part.recipients) <= size_max and most_bytes <= bytes_max:  # nearly always: not even to be measured
+        return [part] if part.recipients else []
     ends: list[int] = []
     begin = used = 0
     for index, (address, attributes) in enumerate(zip(part.addresses, part.attributes, strict=True)):

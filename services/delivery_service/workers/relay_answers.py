@@ -11,6 +11,7 @@ from delivery_service.domain.outcome import (
     Outcome,
     Reason,
 )
+from delivery_service.store.hand_over import HandOver
 from delivery_service.store.observations import ObservationColumns
 
 _FAILURE_TYPES: Final = frozenset(int(kind) for kind in FailureType)
@@ -52,23 +53,36 @@ def require_sound(answer: Answer, size: int) -> None:
 
 def observations(delivery_id: int, recipients: list[int], answer: Answer) -> ObservationColumns:
     """Accepted is RELAYED, refused is BOUNCED; nothing of those put off or withdrawn."""
+    columns = hand_over(delivery_id, recipients, answer).columns()
+    columns.extend(refusals(delivery_id, recipients, answer))
+    return columns
+
+
+def hand_over(delivery_id: int, recipients: list[int], answer: Answer) -> HandOver:
+    """Those that the MTA side has accepted: RELAYED."""
     verdicts, times_us = list(answer.verdicts), list(answer.answer_times_us)
     if verdicts.count(pb.RELAY_VERDICT_ACCEPTED) == len(verdicts):  # nearly always
-        return ObservationColumns.without_detail(delivery_id, recipients, Outcome.RELAYED, times_us)
+        return HandOver(delivery_id, recipients, times_us)
     accepted = [index for index, verdict in enumerate(verdicts) if verdict == pb.RELAY_VERDICT_ACCEPTED]
-    columns = ObservationColumns.without_detail(
-        delivery_id, [recipients[i] for i in accepted], Outcome.RELAYED, [times_us[i] for i in accepted]
-    )
-    refusals = {refusal.index: refusal for refusal in answer.refusals}
+    return HandOver(delivery_id, [recipients[i] for i in accepted], [times_us[i] for i in accepted])
+
+
+def refusals(delivery_id: int, recipients: list[int], answer: Answer) -> ObservationColumns:
+    """Those that it has refused: BOUNCED."""
+    columns = ObservationColumns()
+    verdicts = list(answer.verdicts)
+    if pb.RELAY_VERDICT_REFUSED not in verdicts:
+        return columns
+    told = {refusal.index: refusal for refusal in answer.refusals}
     nothing = pb.RelayRefusal()
     for index, verdict in enumerate(verdicts):
         if verdict != pb.RELAY_VERDICT_REFUSED:
             continue
-        refusal = refusals.get(index, nothing)
+        refusal = told.get(index, nothing)
         columns.delivery_ids.append(delivery_id)
         columns.recipients.append(recipients[index])
         columns.outcomes.append(Outcome.BOUNCED)
-        columns.event_times_us.append(times_us[index])
+        columns.event_times_us.append(answer.answer_times_us[index])
         columns.failure_types.append(FailureType(refusal.failure_type or FailureType.SOFT))
         columns.reasons.append(Reason(refusal.reason or Reason.NOT_DEFINED))
         columns.smtp_codes.append(refusal.smtp_code if 200 <= refusal.smtp_code <= 599 else 0)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from delivery_service.domain.outcome import FAILING, Observation, Outcome
 from delivery_service.store.apply_writer import ApplySettings, ApplyWriter
 from delivery_service.store.database import DatabaseSettings, open_pool
+from delivery_service.store.hand_over import HandOver
 from delivery_service.store.kpis import KpiStore
 from delivery_service.store.observations import ObservationColumns
 from service_runtime.clock import SystemClock
@@ -26,6 +27,8 @@ from tests.support.seeding import seed_delivery
 
 RECIPIENTS = [1, 2, 1_023, 1_024, 2_048]
 """In several parts, so in several slots."""
+UNKNOWN = 3
+"""Of the same part as the first ones, and without a send log."""
 SLOTS = 2
 TIME_US = 1_800_000_000_000_000
 
@@ -123,6 +126,71 @@ async def test_any_order_repetition_batching_and_concurrency_gives_what_a_naive_
         assert (counts.hard[outcome], counts.ignored[outcome]) == (kinds[2], kinds[3])
 
 
+@st.composite
+def _hand_overs(draw: st.DrawFn) -> dict[int, int]:
+    """Recipients of one part, in any order, and when each was accepted."""
+    part = draw(st.sampled_from(([1, 2, 1_023, UNKNOWN], [1_024], [2_048])))
+    recipients = draw(st.lists(st.sampled_from(part), min_size=1, unique=True))
+    return {recipient: draw(st.integers(TIME_US, TIME_US + 3)) for recipient in recipients}
+
+
+_steps = st.lists(st.one_of(_hand_overs(), _facts), min_size=1, max_size=12)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=_steps)
+async def test_a_hand_over_does_by_its_own_statement_what_the_general_one_does(
+    replicas: Replicas, steps: list[dict[int, int] | list[Fact]]
+) -> None:
+    """Before and after any feedback, cancellation and repetition: the same rows, log, counters and answer."""
+    ours, general = next(_ids), next(_ids)
+    writer = replicas.writers[0]
+    for delivery_id in (ours, general):
+        await seed_delivery(replicas.dsn, delivery_id, RECIPIENTS, slots=SLOTS)
+
+    for step in steps:
+        if isinstance(step, dict):
+            refused = await writer.apply_hand_over(HandOver(ours, list(step), list(step.values())))
+            assert refused == await writer.apply(HandOver(general, list(step), list(step.values())).columns())
+        else:
+            for delivery_id in (ours, general):
+                await writer.apply(_columns(delivery_id, step))
+
+    assert await _everything(replicas.dsn, ours) == await _everything(replicas.dsn, general)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(hand_overs=st.lists(_hand_overs(), min_size=1, max_size=6), history=_histories())
+async def test_hand_overs_among_feedback_of_several_writers_give_what_a_naive_model_says(
+    replicas: Replicas, hand_overs: list[dict[int, int]], history: tuple[list[Fact], list[list[list[Fact]]]]
+) -> None:
+    feedback, streams = history
+    delivery_id = next(_ids)
+    await seed_delivery(replicas.dsn, delivery_id, RECIPIENTS, slots=SLOTS)
+
+    async def relay(writer: ApplyWriter) -> None:
+        for accepted in hand_overs:
+            refused = await writer.apply_hand_over(HandOver(delivery_id, list(accepted), list(accepted.values())))
+            assert refused.unknown == [index for index, recipient in enumerate(accepted) if recipient == UNKNOWN]
+
+    async def report(stream: list[list[Fact]], writer: ApplyWriter) -> None:
+        for batch in stream:
+            await writer.apply(_columns(delivery_id, batch))
+
+    await asyncio.gather(
+        *map(report, streams, itertools.cycle(replicas.writers)), *(relay(writer) for writer in replicas.writers)
+    )
+
+    facts = feedback + [
+        (recipient, Observation(Outcome.RELAYED, time_us))
+        for accepted in hand_overs
+        for recipient, time_us in accepted.items()
+        if recipient != UNKNOWN
+    ]
+    assert await _rows(replicas.dsn, delivery_id) == _naive_rows(facts)
+    assert await _known(replicas.dsn, delivery_id) == {(r, _normalised(o)) for r, o in facts}
+
+
 def _columns(delivery_id: int, batch: list[Fact]) -> ObservationColumns:
     columns = ObservationColumns()
     for recipient, o in batch:
@@ -188,3 +256,22 @@ async def _known(dsn: str, delivery_id: int) -> set[tuple[int, tuple[Any, ...]]]
     known = [(row[0], tuple(row)[1:]) for row in rows]
     assert len(known) == len(set(known)), "a fact is kept twice"
     return set(known)
+
+
+async def _everything(dsn: str, delivery_id: int) -> dict[str, list[tuple[Any, ...]]]:
+    """All that the apply path writes, but for when."""
+    tables = {"send_log": {"update_time"}, "transition": {"commit_time"}, "late_observation": {"commit_time"}}
+    tables["delivery_counter"] = {"commit_time"}
+    found = {}
+    connection = await asyncpg.connect(dsn)
+    try:
+        for table, moments in tables.items():
+            rows = await connection.fetch(f"select * from {table} where delivery_id = $1", delivery_id)
+            found[table] = sorted(
+                tuple(value for name, value in row.items() if name not in {"delivery_id", *moments}) for row in rows
+            )
+    finally:
+        await connection.close()
+    # The time of a row that nothing happened to is when it was prepared.
+    found["send_log"] = [row for row in found["send_log"] if row[1] != Outcome.PREPARED]
+    return found

@@ -376,6 +376,32 @@ async def test_changes_are_coalesced_to_the_interval_and_the_last_one_still_come
     assert watch.newest[delivery_id].revision == final.revision
 
 
+async def test_after_a_push_watchers_are_let_rest_and_then_have_what_is_newest(database: str, tmp_path: Path) -> None:
+    """With next to no share of the time, every push is followed by the longest rest."""
+    rest = 1.0
+    async with delivery_stack(
+        database, tmp_path, watch_time_share_max=1e-9, watch_rest_seconds_max=rest, watch_poll_seconds=0.001
+    ) as stack:
+        delivery_id = await stack.sent(1)
+        async with watching(stack, delivery_id, min_interval=Duration()) as watch:
+            await watch.next()
+            await deferrals(stack, delivery_id, 1)
+            committed = asyncio.get_running_loop().time()
+            await watch.until(await stack.kpis(delivery_id))
+            told = len(watch.times)
+            await deferrals(stack, delivery_id, 20, first=1)
+            await stack.apply(Observed(f"{delivery_id}-1", DELIVERED))
+            final = await stack.kpis(delivery_id)
+            async with watching(stack, delivery_id) as late:
+                await late.next()  # begins with the present state nevertheless
+                assert late.newest[delivery_id].revision == final.revision
+            await watch.until(final)
+
+    assert watch.newest[delivery_id].revision == final.revision
+    # At the most one for each rest that has begun: however many commits there were.
+    assert len(watch.times) - told <= 1 + (watch.times[-1] - committed) / rest
+
+
 async def test_an_idle_watch_gets_heartbeats(database: str, tmp_path: Path) -> None:
     async with delivery_stack(database, tmp_path, watch_heartbeat_seconds=0.05) as stack:
         delivery_id = await stack.create()

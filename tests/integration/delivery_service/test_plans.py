@@ -90,6 +90,10 @@ HOT: Final[dict[str, Hot]] = {
         ([LARGE, 3], [1, 0], [990, 1_000], NOW, *columns([*SLOT_1[:990], *range(1, 11)], 6)),
         {"delivery_counter": 4, "send_log": 1_000},
     ),
+    "apply_relayed": Hot(
+        (LARGE, FIRST // PART % SLOTS, NOW, FIRST, [int((NOW + HOUR).timestamp() * 1e6)] * PART),
+        {"delivery_counter": 2, "send_log": PART},
+    ),
     "keep_late": Hot(
         ([LARGE], [1], [1_000], NOW, *columns(SLOT_1, 1)),
         {"delivery_counter": 1, "send_log": 3_000, "transition": 2_000, "late_observation": 1_000},
@@ -286,7 +290,7 @@ NOT_HOT: Final = {
 }
 """Why a query needs no bound here."""
 
-BY_WRITERS: Final = ("apply_slot", "apply_slots", "keep_late")
+BY_WRITERS: Final = ("apply_slot", "apply_slots", "apply_relayed", "keep_late")
 """Their connections use generic plans alone."""
 MODES: Final = ("force_generic_plan", "force_custom_plan")
 CASES: Final = [(name, mode) for name in HOT for mode in MODES if not (name in BY_WRITERS and mode != MODES[0])]

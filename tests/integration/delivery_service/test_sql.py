@@ -157,6 +157,9 @@ async def test_a_part_is_read_by_the_primary_keys(large: str) -> None:
 
     _assert_indexed(nodes, "send_log", "recipient")
     assert _rows_read(nodes, "send_log") <= 1_024
+    assert _rows_read(nodes, "recipient") <= 1_024
+    scans = [node for node in nodes if node.get("Relation Name") in ("send_log", "recipient")]
+    assert [node["Actual Loops"] for node in scans] == [1, 1], "each recipient is looked up by itself"
 
 
 async def test_claiming_parts_does_not_read_the_parts_that_are_done(large: str) -> None:
@@ -213,10 +216,31 @@ async def test_applying_reads_rows_by_the_primary_key_and_updates_them_in_place(
     assert after["seq_scan"] == before["seq_scan"]
 
 
+async def test_a_hand_over_reads_its_range_by_the_primary_key_and_updates_it_in_place(large: str) -> None:
+    async with connected(large) as connection:
+        await connection.execute("set plan_cache_mode = force_generic_plan")
+        before = await _send_log_statistics(connection)
+        for part in (40, 44, 48):
+            times_us = [1_800_000_000_000_000] * 1_024
+            now = await connection.fetchval("select now()")
+            arguments = (DELIVERY_ID, part % 4, now, part * 1_024, times_us)
+            assert await connection.fetchval(query("apply_relayed"), *arguments) is None
+        after = await _send_log_statistics(connection)
+
+    updated = after["n_tup_upd"] - before["n_tup_upd"]
+    assert updated == 3 * 1_024
+    assert (after["n_tup_hot_upd"] - before["n_tup_hot_upd"]) / updated > 0.9
+    assert after["seq_scan"] == before["seq_scan"]
+    assert after["idx_tup_read"] - before["idx_tup_read"] <= 2 * updated
+
+
 async def _send_log_statistics(connection: asyncpg.Connection) -> asyncpg.Record:
     await connection.execute("select pg_stat_force_next_flush()")
     await connection.execute("select pg_stat_clear_snapshot()")
-    row = await connection.fetchrow("select * from pg_stat_user_tables where relname = 'send_log'")
+    row = await connection.fetchrow(
+        "select t.*, i.idx_tup_read from pg_stat_user_tables t join pg_stat_user_indexes i using (relid) "
+        "where t.relname = 'send_log'"
+    )
     assert row is not None
     return row
 

@@ -1,10 +1,13 @@
--- The apply path; the functions are in schema/0002_apply.sql.
+-- The apply path; the functions are in schema/0002_apply.sql and schema/0026_apply_relayed.sql.
 
 -- name: apply_slots
 select layer, recipient from apply_slots($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
 
 -- name: apply_slot
 select apply_slot($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
+
+-- name: apply_relayed
+select apply_relayed($1, $2, $3, $4, $5);
 
 -- name: keep_late
 select delivery_id, recipient from keep_late($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);

@@ -51,12 +51,14 @@ where delivery_id = $1 and lease_holder = $2 and not done and part = any ($4::in
 
 -- name: read_part
 -- The messages of a part that have not left, as columns: a row for each would cost the driver more than its contents.
+-- Both tables are told the range: else each recipient is looked up by itself, at twice the cost of the whole.
 select coalesce(array_agg(m.recipient), '{}') as recipients, coalesce(array_agg(m.address), '{}') as addresses,
     coalesce(array_agg(m.attributes), '{}') as attributes
 from (
     select r.recipient, r.address, r.attributes
     from send_log s join recipient r using (delivery_id, recipient)
     where s.delivery_id = $1 and s.recipient >= $2 and s.recipient < $3 and s.outcome = 0
+        and r.delivery_id = $1 and r.recipient >= $2 and r.recipient < $3
     order by s.recipient) as m;
 
 -- name: read_part_beside_paused_domains

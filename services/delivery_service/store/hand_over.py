@@ -1,0 +1,42 @@
+"""What most of a send consists of: messages that the MTA side took, with nothing to say about any but when."""
+
+from dataclasses import dataclass
+
+from delivery_service.domain.identifiers import part_of
+from delivery_service.domain.outcome import Outcome
+from delivery_service.store.observations import ObservationColumns
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Messages of one delivery that became RELAYED, each recipient once, and when each was accepted."""
+
+    delivery_id: int
+    recipients: list[int]
+    event_times_us: list[int]
+
+    @property
+    def first(self) -> int:
+        """The lowest recipient."""
+        return min(self.recipients)
+
+    @property
+    def is_of_one_part(self) -> bool:
+        """Whether they can be found in one range of a part. Proofs, numbered below 1, are in none."""
+        return self.first >= 1 and part_of(self.first) == part_of(max(self.recipients))
+
+    def times_by_recipient(self) -> list[int]:
+        """The time of each recipient from the first one to the last; 0 for those in between that are not among them."""
+        first, last = self.first, max(self.recipients)
+        if self.recipients == [*range(first, last + 1)]:  # nearly always
+            return self.event_times_us
+        times = [0] * (last - first + 1)
+        for recipient, time_us in zip(self.recipients, self.event_times_us, strict=True):
+            times[recipient - first] = time_us
+        return times
+
+    def columns(self) -> ObservationColumns:
+        """The same as observations."""
+        return ObservationColumns.without_detail(
+            self.delivery_id, self.recipients, Outcome.RELAYED, self.event_times_us
+        )
