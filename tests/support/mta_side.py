@@ -48,6 +48,8 @@ class MtaSide(RelayServiceServicer):
         self.reading = asyncio.Event()
         self.reading.set()
         self.cuts = 0
+        self.decides_withdrawals = True
+        """Not deciding is against the contract."""
         self.batches_waiting = 0
         self._clock_us = 1_800_000_000_000_000
         self._server: grpc.aio.Server | None = None
@@ -81,10 +83,10 @@ class MtaSide(RelayServiceServicer):
         response = pb.WithdrawResponse()
         for index, message_id in enumerate(request.message_ids):
             self.withdrawn[message_id] += 1
-            if message_id not in self.journal:
+            if message_id not in self.journal and self.decides_withdrawals:
                 self._clock_us += 1
                 self.journal[message_id] = (WITHDRAWN, self._clock_us)
-            answer, time_us = self.journal[message_id]
+            answer, time_us = self.journal.get(message_id, (LATER, self._clock_us))
             response.verdicts.append(answer.verdict)
             response.answer_times_us.append(time_us)
             if answer.refusal is not None:

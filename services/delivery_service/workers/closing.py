@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 _LISTED_MAX: Final = 100
 _PARTS_AT_ONCE: Final = 8
 _NEVER_TAKEN: Final = "the validity period ended before the MTA had taken the message"
+_DECIDED: Final = frozenset((pb.RELAY_VERDICT_ACCEPTED, pb.RELAY_VERDICT_REFUSED, pb.RELAY_VERDICT_WITHDRAWN))
 
 Withdraw = Callable[[pb.WithdrawRequest], Awaitable[pb.WithdrawResponse]]
 
@@ -116,11 +117,13 @@ class ClosingWorker:
         return True
 
     async def _withdrawn(self, delivery_id: int, recipients: Sequence[int]) -> pb.WithdrawResponse | None:
-        """What became of messages that must not leave any more; None: unknown for now."""
+        """What became of messages that must not leave any more, decided for each of them; None: unknown for now."""
         ids = [message_id(delivery_id, recipient) for recipient in recipients]
         try:
             answer = await self._withdraw(pb.WithdrawRequest(delivery_id=str(delivery_id), message_ids=ids))
             require_sound(answer, len(recipients))
+            if not _DECIDED.issuperset(answer.verdicts):
+                raise UnsoundAnswer("the MTA side did not decide about a withdrawal")
         except (grpc.aio.AioRpcError, UnsoundAnswer) as error:
             detail = error.code().name if isinstance(error, grpc.aio.AioRpcError) else str(error)
             log.warning(

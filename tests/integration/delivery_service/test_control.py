@@ -1,5 +1,6 @@
 """Pause, Resume and Stop while messages leave: what has left is told truly, and nothing else ever leaves."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -285,6 +286,28 @@ async def test_messages_that_were_put_off_are_withdrawn_and_canceled(stack: Deli
         answer for answer, _ in stack.mta.journal.values() if answer.verdict == relay_pb.RELAY_VERDICT_WITHDRAWN
     ]
     assert len(withdrawn) == 10
+
+
+async def test_an_mta_side_that_decides_nothing_about_a_withdrawal_is_asked_again_later(
+    database: str, tmp_path: Path
+) -> None:
+    async with delivery_stack(database, tmp_path, relay_retry_seconds=0.5) as stack:
+        stack.mta.decide = lambda _: LATER
+        stack.mta.decides_withdrawals = False
+        delivery = await stack.ready(100)
+        first = f"{delivery.delivery_id}-1"
+        await stack.confirm(delivery)
+        await eventually(lambda: stack.mta.relayed[first])
+        await stop(stack, delivery.delivery_id)
+
+        now = asyncio.get_running_loop().time
+        begun = await eventually(lambda: now() if stack.mta.withdrawn[first] else None)
+        await eventually(lambda: stack.mta.withdrawn[first] >= 4)
+        assert now() - begun > 2 * 0.5
+        assert not (await stack.delivery(delivery.delivery_id)).stop.complete
+        stack.mta.decides_withdrawals = True
+        await stopped_wholly(stack, delivery.delivery_id)
+        assert (await stack.kpis(delivery.delivery_id)).outcomes.canceled == 100
 
 
 async def test_a_refusal_found_while_stopping_is_a_bounce(database: str, tmp_path: Path) -> None:
