@@ -512,7 +512,7 @@ async def test_the_commands_try_list_and_requalify(both: Both) -> None:
     listed = json.loads((await _campaign("undefined", *time, *delivery, "--json")).splitlines()[0])
     assert (listed["count"], listed["example_delivery_id"]) == ("1", delivery_id)
     assert "user unknown" in await _campaign("undefined", *time, *delivery, "--delivery", delivery_id)
-    assert "RFC 3463" in await _campaign("rules", *feedback)
+    assert "RFC 5248" in await _campaign("rules", *feedback)
     explained = await _campaign(
         "explain", delivery_id, "1", "--rules", "--feedback-target", both.feedback.app.address, *delivery
     )
