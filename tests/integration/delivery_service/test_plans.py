@@ -39,8 +39,9 @@ FIRST, END = FREE_PART[0] * PART, FREE_PART[0] * PART + PART
 IDS: Final = [LARGE, *range(3, 12)]
 NOTHING: Final[list[int]] = []
 ALL: Final = list(range(7))
-SLOT_1: Final = [r for r in range(1, 8 * PART) if r // PART % SLOTS == 1][:1_000]
-"""Recipients of slot 1 that have left."""
+_SLOT_1: Final = [r for r in range(1, 16 * PART) if r // PART % SLOTS == 1]
+SLOT_1, SLOT_1_NEXT, SLOT_1_LAST = _SLOT_1[:1_000], _SLOT_1[1_000:2_000], _SLOT_1[2_000:3_000]
+"""Recipients of slot 1 that have left: others for each query that writes, for what it wrote stays in the indexes."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ HOT: Final[dict[str, Hot]] = {
     "slot_counts_prepared": Hot((IDS,), {"delivery": len(IDS)}),
     "apply_slot": Hot((LARGE, 1, NOW, *columns(SLOT_1, 5)), {"delivery_counter": 2, "send_log": len(SLOT_1)}),
     "apply_slots": Hot(
-        ([LARGE, 3], [1, 0], [990, 1_000], NOW, *columns([*SLOT_1[:990], *range(1, 11)], 6)),
+        ([LARGE, 3], [1, 0], [990, 1_000], NOW, *columns([*SLOT_1_NEXT[:990], *range(1, 11)], 6)),
         {"delivery_counter": 4, "send_log": 1_000},
     ),
     "apply_relayed": Hot(
@@ -95,7 +96,7 @@ HOT: Final[dict[str, Hot]] = {
         {"delivery_counter": 2, "send_log": PART},
     ),
     "keep_late": Hot(
-        ([LARGE], [1], [1_000], NOW, *columns(SLOT_1, 1)),
+        ([LARGE], [1], [1_000], NOW, *columns(SLOT_1_LAST, 1)),
         {"delivery_counter": 1, "send_log": 3_000, "transition": 2_000, "late_observation": 1_000},
     ),
     "apply_tracking": Hot(

@@ -277,6 +277,11 @@ async def test_a_retry_has_the_suppression_lists_but_neither_the_schedule_nor_th
 async def put_in_state(connection: asyncpg.Connection, delivery_id: str, state: DeliveryState) -> None:
     """Leases and a time that never end keep the workers from moving it on."""
     await connection.execute(
+        "update relay_part set done = $2, available_time = 'infinity' where delivery_id = $1",
+        int(delivery_id),
+        state in OVER,
+    )
+    await connection.execute(
         "update delivery set state = $2, preparation_token = gen_random_uuid(), preparation_lease_time = 'infinity', "
         "contact_time = 'infinity', finish_time = 'infinity' where delivery_id = $1",
         int(delivery_id),

@@ -220,7 +220,7 @@ async def test_a_hand_over_reads_its_range_by_the_primary_key_and_updates_it_in_
     async with connected(large) as connection:
         await connection.execute("set plan_cache_mode = force_generic_plan")
         before = await _send_log_statistics(connection)
-        for part in (40, 44, 48):
+        for part in (80, 84, 88):  # which no other test changes
             times_us = [1_800_000_000_000_000] * 1_024
             now = await connection.fetchval("select now()")
             arguments = (DELIVERY_ID, part % 4, now, part * 1_024, times_us)
