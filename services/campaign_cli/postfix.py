@@ -53,8 +53,8 @@ QUICK: Final = {
     "queue_run_delay": "1s",
     "minimal_backoff_time": "1s",
     "maximal_backoff_time": "2s",
-    "maximal_queue_lifetime": "8s",
-    "bounce_queue_lifetime": "8s",
+    "maximal_queue_lifetime": "16s",
+    "bounce_queue_lifetime": "16s",
     "delay_warning_time": "3s",
 }
 """For demonstrations and tests: what takes days is over within seconds. Never for anything else: a queue that lives so

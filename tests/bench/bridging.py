@@ -1,9 +1,12 @@
-"""The bridge: messages relayed over SMTP, beside what `smtp-source` does with as many connections to the same sink.
+"""The bridge: messages relayed over SMTP, beside what `smtp-source` does with as many connections to the same sink; and
+bounce mails read.
 
-Needs smtp-source and smtp-sink, which come with Postfix; so it is measured on demand, as `make test-postfix` is run.
+The first needs smtp-source and smtp-sink, which come with Postfix; so it is measured on demand, as `make test-postfix`
+is run.
 """
 
 import asyncio
+import email
 import os
 import shutil
 import signal
@@ -16,6 +19,7 @@ from typing import Final
 
 from campaign_cli.ports import Ports, local
 from campaign_cli.processes import Child
+from mta_bridge.domain.mail_reports import found_in
 from service_runtime.development_keys import PUBLIC_KEY_FILE, DevelopmentKeys
 from tests.bench.registry import Run, Sample, figure, measures
 from tests.bench.workload import workload
@@ -27,6 +31,7 @@ BATCH: Final = 1_024
 BATCHES_IN_FLIGHT: Final = 4
 MESSAGES_MAX: Final = 40_000
 START_SECONDS_MAX: Final = 30.0
+BOUNCES: Final = 10_000
 _POLL_SECONDS: Final = 0.02
 
 
@@ -44,6 +49,69 @@ async def bridge_smtp(run: Run) -> Sequence[Sample]:
             rate = await _bridge(Path(folder), sink, messages)
     run.note(f"smtp-source: {as_it_comes:,.0f} messages/s, with connections kept {kept:,.0f}")
     return [Sample(rate, as_it_comes), Sample(rate, kept)]
+
+
+@measures(figure("bridge.dsn", "mails/s/core", must=3_000, aim=6_000, judged="value"))
+async def bridge_dsn(run: Run) -> Sequence[Sample]:
+    """Bounce mails to reports, by processor time; beside it the standard library, which takes them apart alone."""
+    mails = min(run.recipients, BOUNCES)
+    bounces = [_bounce(number) for number in range(mails)]
+    assert all(found_in(raw, [], [], 1)[0].report.smtp_code == 550 for raw in bounces[:10])
+    began = time.process_time()
+    for raw in bounces:
+        found_in(raw, [], [], 1)
+    ours = time.process_time() - began
+    began = time.process_time()
+    for raw in bounces:
+        email.message_from_bytes(raw)
+    return [Sample(mails / ours, peer=mails / (time.process_time() - began))]
+
+
+def _bounce(number: int) -> bytes:
+    """A mail of some 3 kB: text, report, and the headers of the original. Each has words of its own."""
+    address = f"person{number}@mail{number % 97}.example.com"
+    trace = "".join(f"Received: from relay{hop}.example.com by mx{hop}.example.net; Thu\n" for hop in range(8))
+    return f"""Return-Path: <>
+{trace}From: MAILER-DAEMON@mx.example.net
+To: b+token{number}@bounce.example
+Subject: Undelivered Mail Returned to Sender
+Date: Thu, 5 Nov 2026 10:00:00 +0000
+Auto-Submitted: auto-replied
+MIME-Version: 1.0
+Content-Type: multipart/report; report-type=delivery-status; boundary="{number}/mx"
+
+--{number}/mx
+Content-Type: text/plain; charset=us-ascii
+
+{"A sentence for people to read. " * 20}
+
+<{address}>: host mx.example.com said: 550 5.1.1 <{address}>: unknown in table {number}
+
+--{number}/mx
+Content-Type: message/delivery-status
+
+Reporting-MTA: dns; mx.example.net
+Original-Envelope-Id: {number}
+Arrival-Date: Thu, 5 Nov 2026 10:00:00 +0000
+
+Final-Recipient: rfc822; {address}
+Original-Recipient: rfc822;{address}
+Action: failed
+Status: 5.1.1
+Remote-MTA: dns; mx.example.com
+Diagnostic-Code: smtp; 550 5.1.1 <{address}>: Recipient address
+    rejected: User unknown in table {number}
+
+--{number}/mx
+Content-Type: text/rfc822-headers
+
+{trace}From: news@example.com
+To: {address}
+Message-ID: <{number}@example.com>
+Subject: Hello
+
+--{number}/mx--
+""".encode()
 
 
 async def _bridge(folder: Path, sink: int, messages: int) -> float:

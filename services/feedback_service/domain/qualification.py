@@ -41,8 +41,11 @@ _RETRYING_KINDS = (MtaEventKind.TRANSIENT_FAILURE, MtaEventKind.EXPIRATION)
 _EXPIRY_KEEPS_ROWS = (3, 4)
 
 _VARIABLE = re.compile(r"[@\d]")
+_ADDRESS = re.compile(r"[^\s<>()\[\]:;,\"']{1,100}@[^\s<>()\[\]:;,\"']{1,100}")
+_NO_WORD = "<>()[]:;,.\"'"
+_DIGITS = re.compile(r"\d+")
 _SMTP_CODE_IN_TEXT = re.compile(r"(?:^|[:;] ?)([45]\d\d)(?=[ -])")
-_ENHANCED_CODE_IN_TEXT = re.compile(r"(?<![\d.])([45]\.\d{1,3}\.\d{1,3})(?!\.?\d)")
+_ENHANCED_CODE_IN_TEXT = re.compile(r"(?<![\d.])([45]\.[1-9]\d{0,2}\.\d{1,3})(?!\.?\d)")
 _GAP = " … "
 _GAP_STOPS = ("domain", "host", "sender")
 
@@ -96,7 +99,7 @@ def qualify(
     # The reply in the text beats a status that says no more than "failed"; some MTAs report nothing better.
     if words and not smtp_code and (found := _SMTP_CODE_IN_TEXT.search(" ".join(words))):
         smtp_code = int(found[1])
-    if words and (not enhanced_code or enhanced_code.endswith(".0.0")):
+    if words and enhanced_code[1:3] in ("", ".0"):
         enhanced_code = found[1] if (found := _ENHANCED_CODE_IN_TEXT.search(" ".join(words))) else enhanced_code
     vendor_class = vendor_class.strip().lower() if vendor_class else ""
     return _decide(
@@ -110,8 +113,14 @@ def qualify(
 
 @lru_cache(maxsize=CACHED_WORDS_MAX)
 def _mask(word: str) -> str:
-    """The word, or `#` for what differs from one event to the next: addresses, codes, ids."""
-    return "#" if _VARIABLE.search(word) else word
+    """The word, or what stands for it where it differs from one event to the next: addresses, codes, ids."""
+    if not _VARIABLE.search(word):
+        return word
+    if "@" in word:
+        word = _ADDRESS.sub("@", word)
+        return "@" if word.strip(_NO_WORD) == "@" or _VARIABLE.search(word.replace("@", "")) else word
+    # Whose site tells why is said in its name.
+    return _DIGITS.sub("#", word) if "://" in word else "#"
 
 
 @lru_cache(maxsize=CACHED_DECISIONS_MAX)

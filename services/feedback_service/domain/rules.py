@@ -4,17 +4,17 @@ The first rule that matches wins. They stand in four groups: the MTA's own speci
 then the MTA's vague classes. Text comes before code because MTAs misuse codes: a full mailbox with 5.7.1, `5.0.0` for
 everything, a too busy mailbox with x.2.1. A rule's row is its row in the documentation's table.
 
-Texts are compared with the normalised diagnostic: lower case, white space collapsed, every word with a digit or an `@`
-in it (addresses, codes, queue ids) replaced by `#`. An ellipsis in a text stands for a short gap.
+The texts themselves are in `phrases`, with how they are compared.
 
 Raise RULES_VERSION with any change that can change an answer: what was qualified by older rules is known by it.
 """
 
 from dataclasses import dataclass
 
+from feedback_service.domain import phrases
 from feedback_service.domain.vocabulary import FailureType, MtaEventKind, Reason
 
-RULES_VERSION = 2
+RULES_VERSION = 3
 
 Verdict = tuple[FailureType, Reason]
 
@@ -36,6 +36,8 @@ class Rule:
     """All conditions given must hold; of alternatives, one is enough. Codes, of either sort, are one condition."""
 
     row: int
+    source: str
+    """Where it comes from: the standard that says so, or those who were seen to say it."""
     verdict: Verdict
     verdict_if_temporary: Verdict | None = None
     """What it means while the refusal is not for good. Nothing temporary may be hard."""
@@ -50,27 +52,38 @@ class Rule:
 
 
 TOO_LARGE = ("x.2.3", "x.3.4")
+ABOUT_ANYTHING_ELSE = ("x.1.2", "x.1.7", "x.1.8", "x.1.10", "x.2.*", "x.3.*", "x.4.*", "x.6.*", "x.7.*")
+"""Codes that say more than a vague word about the recipient does."""
+
+VENDORS = "KumoMTA's labels, SparkPost's bounce classes"
 
 _VENDOR_CLASSES = (
     Rule(
-        row=1, verdict=ERROR_IGNORED, vendor_classes=("autoreply", "subscribe", "challengeresponse", "60", "80", "100")
+        row=1,
+        source=VENDORS,
+        verdict=ERROR_IGNORED,
+        vendor_classes=("autoreply", "subscribe", "challengeresponse", "60", "80", "100"),
     ),
     # Somebody opted out: no fault of the address.
-    Rule(row=1, verdict=ERROR_IGNORED, vendor_classes=("unsubscribe", "90")),
+    Rule(row=1, source=VENDORS, verdict=ERROR_IGNORED, vendor_classes=("unsubscribe", "90")),
     # The MTA's own suppression list.
-    Rule(row=1, verdict=REMOVED, vendor_classes=("25",)),
-    Rule(row=8, verdict=REFUSED, vendor_classes=("quotaissues", "22"), enhanced_codes=TOO_LARGE),
-    Rule(row=3, verdict=MAILBOX_FULL, vendor_classes=("quotaissues", "22")),
-    Rule(row=4, verdict=ACCOUNT_DISABLED, vendor_classes=("inactivemailbox",)),
+    Rule(row=1, source=VENDORS, verdict=REMOVED, vendor_classes=("25",)),
+    Rule(row=8, source=VENDORS, verdict=REFUSED, vendor_classes=("quotaissues", "22"), enhanced_codes=TOO_LARGE),
+    Rule(row=3, source=VENDORS, verdict=MAILBOX_FULL, vendor_classes=("quotaissues", "22")),
+    Rule(row=4, source=VENDORS, verdict=ACCOUNT_DISABLED, vendor_classes=("inactivemailbox",)),
     Rule(
         row=5,
+        source=VENDORS,
         verdict=USER_UNKNOWN,
         verdict_if_temporary=UNREACHABLE,
         vendor_classes=("invalidrecipient", "10", "30"),
     ),
-    Rule(row=7, verdict=INVALID_DOMAIN, vendor_classes=("baddomain", "routingerrors", "dnsfailure", "21")),
+    Rule(
+        row=7, source=VENDORS, verdict=INVALID_DOMAIN, vendor_classes=("baddomain", "routingerrors", "dnsfailure", "21")
+    ),
     Rule(
         row=8,
+        source=VENDORS,
         verdict=REFUSED,
         vendor_classes=(
             *("spamblock", "spamcontent", "prohibitedattachment", "relaydenied", "relayingdenied", "contentrelated"),
@@ -80,6 +93,7 @@ _VENDOR_CLASSES = (
     ),
     Rule(
         row=9,
+        source=VENDORS,
         verdict=UNREACHABLE,
         vendor_classes=(
             *("noanswerfromhost", "badconnection", "messageexpired", "protocolerrors", "badconfiguration"),
@@ -91,107 +105,56 @@ _VENDOR_CLASSES = (
 _TEXTS = (
     Rule(
         row=1,
+        source="RFC 3834 answers, told by an MTA as bounces",
         verdict=ERROR_IGNORED,
         kinds=(MtaEventKind.OUT_OF_BAND_BOUNCE,),
-        texts=(
-            *("out of office", "out of the office", "on vacation", "vacation reply", "vacation message"),
-            *("auto-reply", "autoreply", "auto reply", "automatic reply", "automatic response", "auto-response"),
-            *("challenge-response", "challenge/response", "absent du bureau", "réponse automatique", "abwesenheit"),
-        ),
+        texts=phrases.ANSWERS_BY_ITSELF,
     ),
     # What concerns the sender may speak of unknown or missing addresses too, and must never quarantine the recipient.
     Rule(
         row=8,
+        source="RFC 5248 x.1.7 and x.1.8 in words; Exim, Postfix, sendmail, Exchange, Amazon SES",
         verdict=REFUSED,
-        texts=(
-            *("sender address rejected", "sender rejected", "sender denied", "unknown sender", "sender unknown"),
-            *("invalid sender", "sender … does not exist", "sender … not found", "sender domain", "domain of sender"),
-            *("sender verify failed", "sender verification", "callback to verify the sender", "mail from domain"),
-        ),
+        texts=phrases.ABOUT_SENDER,
     ),
     # Pacing and grey lists are over soon, however much policy their texts speak of. Nor is a full quota for sending a
     # full mailbox.
     Rule(
         row=9,
+        source="Gmail, Exchange Online, Yahoo, Amazon SES, Postfix, postgrey",
         verdict=UNREACHABLE,
-        texts=(
-            *("greylist", "graylist", "grey-list", "gray-list", "grey listed", "rate limit", "rate-limit"),
-            *("ratelimit", "throttl", "receiving mail too quickly", "receiving mail at a rate", "too many connections"),
-            *("too many concurrent", "too many messages", "sending quota", "sending limit", "quota for sending"),
-        ),
+        texts=phrases.PACED,
     ),
     Rule(
         row=3,
+        source="RFC 5248 x.2.2 in words; all MTAs",
         verdict=MAILBOX_FULL,
-        texts=(
-            *("quota", "mailbox full", "mailbox is full", "mailbox … is full", "mailfolder is full", "mailfolder full"),
-            *("inbox full", "inbox is full", "account is full", "user is full", "folder is full", "overdrawn"),
-            *("out of storage", "over storage", "storage limit", "storage allocation", "mailbox … storage"),
-            *("recipient … storage", "user … storage", "not enough storage", "mailbox size", "mailbox has exceeded"),
-            *("mailbox exceeded", "mailbox … limit", "no space left in mailbox", "not enough space", "boite pleine"),
-            *("boîte pleine", "postfach voll", "buzon lleno", "mailbox over", "full mailbox", "mailbox … quota"),
-        ),
+        texts=phrases.MAILBOX_FULL,
     ),
     Rule(
         row=4,
+        source="RFC 5248 x.2.1 in words, for good",
         verdict=ACCOUNT_GONE,
         verdict_if_temporary=ACCOUNT_DISABLED,
-        texts=(
-            *("account … permanently", "mailbox … permanently", "user … permanently", "permanently disabled"),
-            *("permanently suspended", "account … deleted", "mailbox … deleted", "account … closed"),
-            *(
-                "mailbox … closed",
-                "account … terminated",
-                "mailbox … terminated",
-                "closed account",
-                "user … terminated",
-            ),
-        ),
+        texts=phrases.ACCOUNT_GONE,
     ),
     Rule(
         row=4,
+        source="RFC 5248 x.2.1 and x.7.13 in words; Gmail, Yahoo, mail.ru, Cox, docomo",
         verdict=ACCOUNT_DISABLED,
-        texts=(
-            *("account … disabled", "mailbox … disabled", "user … disabled", "recipient … disabled"),
-            *("address … disabled", "disabled account", "disabled mailbox", "disabled user", "disabled recipient"),
-            *("account … suspended", "mailbox … suspended", "user … suspended", "recipient … suspended"),
-            *("account … inactive", "mailbox … inactive", "user … inactive", "recipient … inactive"),
-            *("inactive account", "inactive mailbox", "inactive user", "inactive recipient", "account … not active"),
-            *("mailbox … not active", "user … not active", "account … locked", "mailbox … locked", "mailbox … frozen"),
-            *("account … deactivated", "mailbox … deactivated", "user … deactivated", "account … expired"),
-            *("account … discontinued", "compte … désactivé", "compte … suspendu"),
-        ),
+        texts=phrases.ACCOUNT_DISABLED,
     ),
     Rule(
         row=5,
+        source="RFC 5248 x.1.1 in words; all MTAs",
         verdict=USER_UNKNOWN,
         verdict_if_temporary=UNREACHABLE,
-        texts=(
-            *("user unknown", "unknown user", "recipient unknown", "unknown recipient", "mailbox unknown"),
-            *("unknown mailbox", "address unknown", "unknown address", "addressee unknown", "unknown addressee"),
-            *("unknown local part", "unknown local-part", "unknown email address", "unknown or illegal alias"),
-            *("unknown account", "account unknown", "no such user", "no such recipient", "no such mailbox"),
-            *("no such address", "no such person", "no such account", "no such local user", "no such email"),
-            *("no such alias", "no mailbox here by that name", "no mailbox by that name", "no user here by that name"),
-            *("there is no one at this address", "is not a known user", "not a valid mailbox", "not a valid recipient"),
-            *("not a valid user", "not a valid address", "not our customer", "not a local user", "user not found"),
-            *("user … not found", "mailbox not found", "mailbox … not found", "recipient not found"),
-            *("recipientnotfound", "recipnotfound", "address not found", "account not found", "user does not exist"),
-            *("user … does not exist", "mailbox … does not exist", "recipient … does not exist"),
-            *("address … does not exist", "account … does not exist", "alias … does not exist"),
-            *("user … doesn't exist", "mailbox … doesn't exist", "recipient … doesn't exist"),
-            *("address … doesn't exist", "account … doesn't exist", "user … doesn't have a", "user … does not have a"),
-            *("invalid recipient", "invalid mailbox", "invalid user", "invalid local part", "recipient is invalid"),
-            *("recipient … is not valid", "bad destination mailbox", "nonexistent user", "non-existent user"),
-            *("nonexistent mailbox", "non-existent mailbox", "user has moved", "user … has moved", "recipient … moved"),
-            *("user … moved", "mailbox … moved", "no longer valid", "no longer in use", "no longer on server"),
-            *("utilisateur inconnu", "destinataire inconnu", "destinataire invalide", "adresse inconnue"),
-            *("empfänger unbekannt", "usuario desconocido", "user not known", "not listed in", "userid"),
-        ),
+        texts=phrases.USER_UNKNOWN,
     ),
     # Office 365's way of saying so; other servers mean policy by the same words.
     Rule(
         row=5,
+        source="Exchange Online; SparkPost moved it from block to invalid recipient",
         verdict=USER_UNKNOWN,
         verdict_if_temporary=UNREACHABLE,
         texts=("recipient address rejected: access denied",),
@@ -199,86 +162,67 @@ _TEXTS = (
     ),
     Rule(
         row=7,
+        source="RFC 5248 x.1.2, x.1.10 and x.4.4 in words; Postfix, Exim, sendmail, Exchange",
         verdict=INVALID_DOMAIN,
-        texts=(
-            *("domain not found", "host not found", "domain name not found", "name or service not known", "nxdomain"),
-            *("unrouteable", "unroutable", "unable to route", "domain does not exist", "domain … does not exist"),
-            *("domain doesn't exist", "no such domain", "unknown domain", "invalid domain", "nullmx", "null mx"),
-            *("no mx", "no valid mx", "does not accept mail", "doesn't accept mail", "does not receive mail"),
-            *("bad destination host", "name service error", "dns lookup fail", "dns error", "dns failure"),
-            *("could not resolve", "cannot resolve", "unknown host", "host unknown", "domain … not exist"),
-        ),
+        texts=phrases.INVALID_DOMAIN,
     ),
     Rule(
         row=8,
+        source="RFC 5248 x.7.*, x.6.*, x.2.3 and x.3.4 in words; block lists and filters of all makers",
         verdict=REFUSED,
-        texts=(
-            *("spam", "unsolicited", "bulk mail", "junk", "phish", "blacklist", "black list", "blocklist"),
-            *("block list", "blocked", "denylist", "banned", "dnsbl", "barracuda", "reputation", "complaints"),
-            *("dkim", "dmarc", "spf", "reverse dns", "reverse lookup", "rdns", "ptr record", "virus", "malware"),
-            *("infected", "relaying denied", "relay access denied", "relay denied", "relaying not allowed"),
-            *("relay not permitted", "relaying prohibited", "unable to relay", "not permitted to relay"),
-            *("we do not relay", "content rejected", "message content", "rejected … content", "prohibited"),
-            *("policy", "policies", "too large", "too big", "message size", "size limit", "attachment"),
-            *("not authorized", "not authorised", "authentication required", "unauthenticated", "access denied"),
-            *("not allowed to send", "not accepted from", "client host rejected", "rejected for"),
-        ),
+        texts=phrases.REFUSED,
     ),
     Rule(
         row=9,
+        source="RFC 5248 x.3.* and x.4.* in words; Postfix, Exim, Exchange, sendmail, qmail",
         verdict=UNREACHABLE,
-        texts=(
-            *("timed out", "timeout", "time-out", "time out", "connection refused", "connection reset"),
-            *("connection lost", "lost connection", "connection dropped", "connection closed", "connection failed"),
-            *("connect to", "unreachable", "no route to host", "try again", "try later", "retry later", "come back"),
-            *("temporar", "deferred", "service unavailable", "service not available", "server busy", "too busy"),
-            *("system resources", "system storage", "disk space", "disk full", "out of memory", "overloaded"),
-            *(
-                "high load",
-                "expired",
-                "retry time",
-                "too many hops",
-                "mail loop",
-                "looping",
-                "routing loop",
-                "mail exchanger failed",
-            ),
-        ),
+        texts=phrases.UNREACHABLE,
     ),
-    # The standard's own wording for 550: a server that says no more means the address.
+    # Vague words, so the last. The standard's own wording for 550: a server that says no more means the address.
     Rule(
         row=5,
+        source="RFC 5321 section 4.2.3",
         verdict=USER_UNKNOWN,
         verdict_if_temporary=UNREACHABLE,
-        texts=("mailbox unavailable", "mailbox … unavailable", "mailbox not available"),
-        smtp_codes=(550, 551, 553, 450, 451),
+        texts=phrases.RECIPIENT_REFUSED,
+        except_enhanced_codes=ABOUT_ANYTHING_ELSE,
+    ),
+    Rule(
+        row=8,
+        source="RFC 5321 section 4.2.3, 554",
+        verdict=REFUSED,
+        texts=phrases.MESSAGE_REFUSED,
     ),
 )
 
 _CODES = (
-    Rule(row=3, verdict=MAILBOX_FULL, enhanced_codes=("x.2.2",)),
-    Rule(row=3, verdict=MAILBOX_FULL, smtp_codes=(552,), except_enhanced_codes=TOO_LARGE),
-    Rule(row=4, verdict=ACCOUNT_DISABLED, enhanced_codes=("x.2.1", "x.7.13"), smtp_codes=(525,)),
+    Rule(row=3, source="RFC 5248", verdict=MAILBOX_FULL, enhanced_codes=("x.2.2",)),
+    Rule(row=3, source="RFC 5321", verdict=MAILBOX_FULL, smtp_codes=(552,), except_enhanced_codes=TOO_LARGE),
+    Rule(row=4, source="RFC 5248", verdict=ACCOUNT_DISABLED, enhanced_codes=("x.2.1", "x.7.13"), smtp_codes=(525,)),
     Rule(
         row=5,
+        source="RFC 5248",
         verdict=USER_UNKNOWN,
         verdict_if_temporary=UNREACHABLE,
         enhanced_codes=("5.1.1", "5.1.3", "5.1.4", "5.1.6", "5.7.17"),
     ),
     Rule(
         row=7,
+        source="RFC 5248",
         verdict=INVALID_DOMAIN,
         enhanced_codes=("x.1.2", "x.1.10", "x.4.4", "5.7.18"),
         smtp_codes=(556,),
     ),
     Rule(
         row=8,
+        source="RFC 5248",
         verdict=REFUSED,
         enhanced_codes=("x.7.*", "x.1.7", "x.1.8", "x.6.*", *TOO_LARGE),
         smtp_codes=(571,),
     ),
     Rule(
         row=9,
+        source="RFC 5248",
         verdict=UNREACHABLE,
         enhanced_codes=("x.4.*", "x.3.*", "x.5.*", "4.*.*"),
         smtp_codes=(range(400, 500),),
@@ -286,8 +230,8 @@ _CODES = (
 )
 
 _VAGUE_VENDOR_CLASSES = (
-    Rule(row=9, verdict=UNREACHABLE, vendor_classes=("transientfailure", "70")),
-    Rule(row=10, verdict=NOT_DEFINED, vendor_classes=("uncategorized", "1", "20", "40")),
+    Rule(row=9, source=VENDORS, verdict=UNREACHABLE, vendor_classes=("transientfailure", "70")),
+    Rule(row=10, source=VENDORS, verdict=NOT_DEFINED, vendor_classes=("uncategorized", "1", "20", "40")),
 )
 
 RULES: tuple[Rule, ...] = (*_VENDOR_CLASSES, *_TEXTS, *_CODES, *_VAGUE_VENDOR_CLASSES)

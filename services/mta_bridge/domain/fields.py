@@ -3,9 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any, Final
 
+NUMBER_MAX: Final = 2**31 - 1
 SECONDS_MAX: Final = 4_102_444_800  # 2100-01-01
-NUMBER_MAX: Final = 1_000_000_000
-"""More than any code or count; the contract's integers take little more."""
 _MILLISECONDS_FROM: Final = 100_000_000_000
 """As seconds that is the year 5138: a number as large as this counts milliseconds, or less."""
 
@@ -19,11 +18,11 @@ def text(record: Any, *path: str) -> str:
 
 
 def number(record: Any, *path: str) -> int:
-    """The whole number at a path, or in the string there; 0 for one that is no code or count at all."""
+    """The whole number at a path, or in the string there; 0 if it is more than a field of the contract takes."""
     value = at(record, *path)
-    if isinstance(value, str):
-        value = int(value) if value.isascii() and value.isdigit() and len(value) < 19 else 0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= NUMBER_MAX:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= NUMBER_MAX:
         return 0
     return int(value)
 
@@ -43,11 +42,6 @@ def texts(record: Any, *path: str) -> list[str]:
     if isinstance(value, str):
         return [_whole(value)]
     return [_whole(each) for each in value if isinstance(each, str)] if isinstance(value, list) else []
-
-
-def _whole(value: str) -> str:
-    """Without the halves of characters, which JSON can spell and no message can hold."""
-    return value.encode("utf-8", "replace").decode("utf-8")
 
 
 def time_us(value: Any) -> int:
@@ -73,3 +67,8 @@ def _iso_us(value: str) -> int:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return max(0, round(moment.timestamp() * 1_000_000))
+
+
+def _whole(value: str) -> str:
+    """JSON can have halves of characters, which no message of the contract can carry."""
+    return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")

@@ -9,6 +9,7 @@ import binascii
 import re
 from email.header import Header
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Final
 
 from message_template.message import RenderedMessage
@@ -36,7 +37,7 @@ class MessageBuilder:
         """One recipient's mail, with CRLF line ends, not yet dot-stuffed."""
         headers = [
             *self._head,
-            f"Date: {formatdate(now_us / 1_000_000, localtime=False)}",
+            f"Date: {_date(now_us // 1_000_000)}",
             f"Message-ID: <{token}@{self._id_domain}>",
             f"To: <{_one_line(address)}>",
             f"Subject: {encoded(rendered.subject, len('Subject: '))}",
@@ -110,6 +111,11 @@ def _encode_body(text: str) -> tuple[str, bytes]:
     elif (len(data) - len(text)) * 6 > len(data):
         return "base64", base64.encodebytes(data).replace(b"\n", b"\r\n")
     return "quoted-printable", binascii.b2a_qp(data, istext=True)
+
+
+@lru_cache(maxsize=8)
+def _date(second: int) -> str:
+    return formatdate(second, localtime=False)
 
 
 def _one_line(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Final
 DIAGNOSTIC_CHARACTERS_MAX: Final = 1_000
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
 _QUEUED_AS = re.compile(r"\bqueued as ([A-Za-z0-9]+)|\bid=([A-Za-z0-9-]+)|\bqueued \(?id[ =]?([A-Za-z0-9-]+)", re.I)
+_NOT_XTEXT = re.compile(r"[^!-~]|[+=]")
 
 
 class Step(Enum):
@@ -81,7 +82,4 @@ def is_refused(reply: Reply, step: Step) -> bool:
 
 def xtext(text: str) -> str:
     """RFC 3461: what ENVID and ORCPT are written in."""
-    return "".join(
-        character if "!" <= character <= "~" and character not in "+=" else f"+{ord(character):02X}"
-        for character in text
-    )
+    return _NOT_XTEXT.sub(lambda match: f"+{ord(match[0]):02X}", text)

@@ -4,13 +4,15 @@ import re
 from typing import Final
 
 from mta_bridge.mail.mime import Part, decoded, header_blocks
-from mta_bridge.mail.replies import codes_in, has_expired
+from mta_bridge.mail.replies import codes_in, has_expired, is_vague
 from mta_bridge.mail.report import Action, RecipientReport
 
 REPORT_TYPES: Final = ("message/delivery-status", "message/global-delivery-status")
 RECIPIENTS_MAX: Final = 1_000
 _STATUS: Final = re.compile(r"\b([245])\.(\d{1,3})\.(\d{1,3})")
 _ESCAPED: Final = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}|\+([0-9A-F]{2})")
+_EXPIRED: Final = re.compile(r"(?<![^\s(])expired(?![^\s.,;:)])", re.IGNORECASE)
+"""The word: not a part of an address."""
 _SPACE: Final = re.compile(r"\s+")
 
 
@@ -29,12 +31,14 @@ def recipients_of(report: Part) -> list[RecipientReport]:
     """What the report says about each recipient; those without an address have an empty one."""
     found = []
     for block in header_blocks(report.text.encode())[: RECIPIENTS_MAX + 1]:
-        address = _address(block, "final-recipient") or _address(block, "original-recipient")
+        # Of an alias, the last name may be a local one.
+        names = ("final-recipient", "original-recipient", "x-actual-recipient")
+        address = next(filter(None, (_address(block, name) for name in names)), "")
         if not address and "action" not in block and "status" not in block:
             continue
         if one := _recipient(block, _address(block, "original-recipient") or address):
             found.append(one)
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _recipient(block: dict[str, list[str]], address: str) -> RecipientReport | None:
@@ -44,7 +48,7 @@ def _recipient(block: dict[str, list[str]], address: str) -> RecipientReport | N
     status = match[0] if (match := _STATUS.search(block.get("status", [""])[0])) else ""
     code, enhanced = codes_in(diagnostic)
     # The server's own words are better than a status that says no more than "failed".
-    enhanced = enhanced if enhanced and (not status or status.endswith(".0.0")) else status
+    enhanced = enhanced if enhanced and is_vague(status) else status
     action = _action(block.get("action", [""])[0].split(), status, code, diagnostic)
     if action is None:
         return None
@@ -56,7 +60,7 @@ def _action(words: list[str], status: str, code: int, text: str) -> Action | Non
         case "delivered" | "relayed":
             return Action.DELIVERED
         case "delayed":
-            return Action.EXPIRED if status == "4.4.7" or "expired" in text.lower() else Action.DELAYED
+            return Action.EXPIRED if status == "4.4.7" or _EXPIRED.search(text) else Action.DELAYED
         case "failed" | "failure" | "fail":
             return Action.EXPIRED if has_expired(text, code, status) else Action.FAILED
         case _:  # expanded: the list's members are told for themselves
@@ -69,6 +73,8 @@ def _address(block: dict[str, list[str]], name: str) -> str:
     if not semicolon:
         kind, address = "", value
     address = address.strip().strip("<>").strip()
+    if address.startswith("@"):  # a source route
+        address = address.partition(":")[2]
     if kind.strip().lower() in ("utf-8", "rfc822"):
         address = _ESCAPED.sub(_unescaped, address) if "\\x{" in address else address
     return decoded(address.encode("utf-8", "replace"), {}) if "@" in address else ""

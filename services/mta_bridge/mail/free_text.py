@@ -5,13 +5,16 @@ sentence that announces it. What follows the text, the copy of the original mail
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from mta_bridge.mail.mime import Part, decoded_header, header_blocks
 from mta_bridge.mail.phrases import (
     ABOUT_SENDER,
     ANNOUNCES,
+    CONTINUES,
     COPY_BEGINS,
     DELAYS,
     FAILS,
@@ -25,11 +28,16 @@ LINES_MAX: Final = 250
 LINE_CHARACTERS_MAX: Final = 600
 CONTEXT_LINES_MAX: Final = 12
 RECIPIENTS_MAX: Final = 200
+MENTIONS_MAX: Final = 400
 _ENOUGH: Final = 3
 _COPY_BEHIND: Final = 40
 """Characters of its own that a mail has before what looks like the beginning of a copy."""
 
-ADDRESS: Final = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z][\w-]{1,23}")
+ADDRESS: Final = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z][\w-]{0,23}")
+_KIND_OF_ADDRESS: Final = re.compile(r"^(?:smtp|rfc822|mailto)=", re.IGNORECASE)
+_REFUSAL: Final = re.compile(r"(?:<<< |SMTP; ?|)[45]\d\d[ -]", re.IGNORECASE)
+_EXPANDED: Final = re.compile(r"\W*expanded from", re.IGNORECASE)
+_NO_WORDS: Final = " <>:;,.()[]\"'*-=\t"
 _TAG: Final = re.compile(r"<[a-zA-Z/!][^<>@]{0,400}>")
 _UNREAD: Final = re.compile(r"<(style|script)\b", re.IGNORECASE)
 _UNREAD_NAMES: Final = ("style", "script")
@@ -65,9 +73,23 @@ def recipients_in(mail: Part) -> list[RecipientReport]:
         }
     delayed = bool(DELAYS.search(everything) or DELAYS.search(decoded_header(mail.header("subject"))))
     return [
-        _report(address, context or everything, everything, delayed)
+        _report(address, context or everything, lines, everything, alone=len(contexts) == 1, delayed=delayed)
         for address, context in list(contexts.values())[:RECIPIENTS_MAX]
     ]
+
+
+def quotes_refusal(mail: Part) -> bool:
+    """Whether a line is a server's refusal: what a bounce has, even if nothing in its headers says that it is one."""
+    return any(_REFUSAL.match(line) and SAYS_WHY.search(line) for line in lines_of(mail))
+
+
+def _reply_in(lines: list[str]) -> str:
+    """The first lines that begin with a reply."""
+    first = next((number for number, line in enumerate(lines) if _REFUSAL.match(line)), None)
+    if first is None:
+        return ""
+    last = next((number for number in range(first, len(lines)) if not lines[number]), len(lines))
+    return " ".join(" ".join(lines[first : min(last, first + CONTEXT_LINES_MAX)]).split())
 
 
 def context_of(lines: list[str], address: str) -> str:
@@ -83,10 +105,16 @@ def lines_of(mail: Part) -> list[str]:
     return _own_lines(text_of(mail))
 
 
-def _report(address: str, context: str, everything: str, delayed: bool) -> RecipientReport:
+def _report(
+    address: str, context: str, lines: list[str], everything: str, *, alone: bool, delayed: bool
+) -> RecipientReport:
     code, enhanced = codes_in(context)
-    if not code and not enhanced:
-        code, enhanced = codes_in(everything)
+    if not code and (alone or not _says_why(context.replace(address, ""))):
+        # What the server itself said is better than prose about it.
+        context = _reply_in(lines) or context
+        code, enhanced = codes_in(context)
+        if not code and not enhanced:
+            code, enhanced = codes_in(everything)
     if not _says_why(context.replace(address, "")):
         context = f"{context} {everything}"
     action = Action.FAILED
@@ -97,34 +125,58 @@ def _report(address: str, context: str, everything: str, delayed: bool) -> Recip
     return RecipientReport(address, action, code, enhanced, context[:1_000])
 
 
+@dataclass(frozen=True, slots=True)
+class _Mention:
+    """An address, as it stands in a line."""
+
+    address: str
+    context: str
+    score: int
+    begins_line: bool
+
+
 def _by_shape(lines: list[str], not_failed: frozenset[str]) -> dict[str, tuple[str, str]]:
-    best: dict[str, tuple[int, str, str]] = {}
+    best: dict[str, _Mention] = {}
+    for found in islice(_mentions(lines, not_failed), MENTIONS_MAX):
+        if (known := best.get(found.address.lower())) is None or found.score > known.score:
+            best[found.address.lower()] = found
+    chosen = {key: found for key, found in best.items() if found.score >= _ENOUGH}
+    if not chosen and (most := max((found.score for found in best.values()), default=0)):
+        first, *others = [key for key, found in best.items() if found.score == most]
+        # One alone, but for a list: each at the beginning of its line.
+        alike = [key for key in others if best[key].begins_line and best[first].begins_line]
+        chosen = {key: best[key] for key in (first, *alike)}
+    told = [found.context for found in chosen.values() if found.begins_line]
+    return {
+        key: (found.address, found.context)
+        for key, found in chosen.items()
+        # An address in the middle of what is said about another one: whom to ask.
+        if found.begins_line or not any(found.address in context for context in told)
+    }
+
+
+def _mentions(lines: list[str], not_failed: frozenset[str]) -> Iterator[_Mention]:
     for number, line in enumerate(lines):
+        if _EXPANDED.match(line) or ABOUT_SENDER.match(line):  # whom the alias before it belongs to; who wrote
+            continue
         for match in ADDRESS.finditer(line):
-            address = re.sub(r"^(?:smtp|rfc822|mailto)=", "", match[0].strip(".'`"), flags=re.IGNORECASE)
-            if address.lower() in not_failed or MACHINE.match(address) or ABOUT_SENDER.match(line):
+            address = _KIND_OF_ADDRESS.sub("", match[0].strip(".'`"))
+            if address.lower() in not_failed or MACHINE.match(address):
                 continue
             context = _context(lines, number, address)
             score = _score(lines, number, line, match, context.replace(address, ""))
-            if score > best.get(address.lower(), (0, "", ""))[0]:
-                best[address.lower()] = (score, address, context)
-    chosen = {key: value for key, value in best.items() if value[0] >= _ENOUGH}
-    if not chosen and best:
-        key = max(best, key=lambda key: best[key][0])
-        chosen = {key: best[key]}
-    return {key: (address, context) for key, (_, address, context) in chosen.items()}
+            yield _Mention(address, context, score, _begins(line, match))
 
 
 def _score(lines: list[str], number: int, line: str, match: re.Match[str], context: str) -> int:
     code, enhanced = codes_in(context)
     before = " ".join(lines[max(0, number - 4) : number])
-    at_start = not line[: match.start()].strip(" <\t*->\"'(:")
     return (
         3 * bool(code)
         + 2 * bool(enhanced)
         + 2 * bool(FAILS.search(context))
         + 2 * bool(ANNOUNCES.search(before) or ANNOUNCES.search(line[: match.start()]))
-        + at_start
+        + _begins(line, match)
     )
 
 
@@ -133,7 +185,8 @@ def _context(lines: list[str], number: int, address: str) -> str:
     found = [lines[number]]
     said = _says_why(lines[number].replace(address, ""))
     for line in lines[number + 1 : number + CONTEXT_LINES_MAX]:
-        if any(other.lower() != address.lower() for other in ADDRESS.findall(line)) and said:
+        other = next((other for other in ADDRESS.finditer(line) if other[0].lower() != address.lower()), None)
+        if other is not None and (said or (_begins(line, other) and _has_words(found))):
             break
         if not line.strip() and said:
             break
@@ -142,16 +195,27 @@ def _context(lines: list[str], number: int, address: str) -> str:
     return " ".join(" ".join(found).split())
 
 
+def _begins(line: str, address: re.Match[str]) -> bool:
+    return not line[: address.start()].strip(" <\t*->\"'(:")
+
+
+def _has_words(lines: list[str]) -> bool:
+    return bool(ADDRESS.sub("", " ".join(lines)).strip(_NO_WORDS))
+
+
 def _says_why(text: str) -> bool:
     return bool(SAYS_WHY.search(text)) or codes_in(text) != (0, "")
 
 
 def _own_lines(text: str) -> list[str]:
     lines: list[str] = []
-    for line in text.split("\n", LINES_MAX)[:LINES_MAX]:
+    rest = [line[:LINE_CHARACTERS_MAX] for line in text.split("\n", LINES_MAX)[:LINES_MAX]]
+    for number, line in enumerate(rest):
         if lines and COPY_BEGINS.match(line) and len(" ".join(lines).strip()) > _COPY_BEHIND:
-            break
-        lines.append(line[:LINE_CHARACTERS_MAX].strip())
+            # Sun's server first tells, indented, some headers of the original, and then what it has to say.
+            goes_on = line[:1] == " " and next((at for at in range(number, len(rest)) if CONTINUES.match(rest[at])), 0)
+            return lines + _own_lines("\n".join(rest[goes_on:])) if goes_on else lines
+        lines.append(line.strip())
     return lines
 
 
@@ -224,7 +288,9 @@ def addressed(mail: Part) -> list[str]:
             for address in ADDRESS.findall(decoded_header(original.header(name))):
                 found.setdefault(address.lower(), address)
     if not found:
-        for line in re.findall(r"(?im)^[> \t]*(?:to|envelope-to|an|pour|para):[^\n]{0,300}", text_of(mail)):
+        for line in re.findall(
+            r"(?im)^[> \t]*(?:(?:rcpt |addressed )?to|envelope-to|an|pour|para):[^\n]{0,300}", text_of(mail)
+        ):
             for address in ADDRESS.findall(line):
                 found.setdefault(address.lower(), address)
     return list(found.values())

@@ -6,6 +6,7 @@ as deep as the mail does.
 
 import base64
 import binascii
+import codecs
 import quopri
 import re
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ HEADER_CHARACTERS_MAX: Final = 4_000
 
 _BREAK: Final = re.compile(rb"\r\n?")
 _PARAMETER: Final = re.compile(r';\s*([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s]+))')
+_NO_CHARSETS: Final = frozenset(("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined"))
+"""Codecs of Python's that are no character sets: some take quadratic time, some give halves of characters."""
 _HEADER: Final = re.compile(rb"([!-9;-~]{1,76})[ \t]*:[ \t]*(.*)", re.DOTALL)
 
 
@@ -72,11 +75,11 @@ def decoded_header(value: str) -> str:
 
 
 def decoded(body: bytes, parameters: dict[str, str]) -> str:
-    """Text in the character set that a part names, or in one that fits. Some can spell halves of characters (UTF-7),
-    which nothing else can hold."""
+    """Text in the character set that a part names, or in one that fits."""
     for charset in (parameters.get("charset", ""), "utf-8"):
         try:
-            return body.decode(charset or "utf-8").encode("utf-8", "replace").decode("utf-8")
+            if codecs.lookup(charset or "utf-8").name not in _NO_CHARSETS:
+                return body.decode(charset or "utf-8")
         except (LookupError, UnicodeDecodeError, ValueError):
             continue
     return body.decode("latin-1")
@@ -97,7 +100,10 @@ class _Parser:
             head, _, body = data.partition(b"\n\n")
         headers = _headers(head)
         content_type, parameters = _content_type(headers.get("content-type", [""])[0] or default_type)
-        return Part(headers, content_type, parameters, body, tuple(self._below(content_type, parameters, body, depth)))
+        parts = tuple(self._below(content_type, parameters, body, depth))
+        if not parts and content_type.startswith("multipart/"):  # it says so, and has none: what it has is text
+            content_type = "text/plain"
+        return Part(headers, content_type, parameters, body, parts)
 
     def _below(self, content_type: str, parameters: dict[str, str], body: bytes, depth: int) -> Iterator[Part]:
         if depth >= DEPTH_MAX:

@@ -38,7 +38,7 @@ ANNOUNCES: Final = _any_of(
 FAILS: Final = _any_of(
     r"unknown",
     r"invalid",
-    r"not (?:found|exist|known|valid|listed|accepted|allowed|delivered)",
+    r"not (?:an? )?(?:found|exist|known|valid|listed|accepted|allowed|delivered|recogni[sz]ed)",
     r"n[o']?t exist",
     r"no such",
     r"no mailbox",
@@ -80,7 +80,7 @@ FAILS: Final = _any_of(
 SAYS_WHY: Final = _any_of(
     r"unknown",
     r"invalid",
-    r"not (?:found|exist|known|valid|listed|accepted|allowed|active|collected)",
+    r"not (?:an? )?(?:found|exist|known|valid|listed|accepted|allowed|active|collected|recogni[sz]ed)",
     r"n[o']?t exist",
     r"no such",
     r"no mailbox",
@@ -109,6 +109,11 @@ SAYS_WHY: Final = _any_of(
     r"unbekannt",
     r"desconocid",
     r"no longer",
+    r"n't have",
+    r"n't (?:find|found|deliver|accept)",
+    r"could not be found",
+    r"not deliverable",
+    r"over ?quota",
     r"loop",
     r"unreachable",
     r"unresolv",
@@ -166,6 +171,7 @@ BOUNCE_SUBJECT: Final = _any_of(
 """The subject of a mail about a mail."""
 
 REPLIES_BY_ITSELF: Final = _any_of(
+    r"^auto:",
     r"out[ -]of[ -](?:the )?office",
     r"auto(?:matic|mated)?[ -:]*(?:reply|respon|answer)",
     r"vacation",
@@ -176,6 +182,14 @@ REPLIES_BY_ITSELF: Final = _any_of(
     r"réponse automatique",
     r"respuesta autom",
     r"risposta automatica",
+    r"automat(?:isk|yczn|ick|ikus)",
+    r"fuori (?:sede|ufficio)",
+    r"fuera de (?:la )?oficina",
+    r"fora do escrit",
+    r"urlaub",
+    r"en vacances",
+    r"автоответ",
+    r"自动回复",
     r"automatische? antwort",
     r"自動",
 )
@@ -183,8 +197,8 @@ REPLIES_BY_ITSELF: Final = _any_of(
 
 DAEMON: Final = _any_of(
     r"mailer-?daemon",
-    r"postmaster",
-    r"mail delivery",
+    r"post_?master",
+    r"mail[ .]delivery",
     r"maildelivery",
     r"mail-?daemon",
     r"<>",
@@ -210,8 +224,15 @@ ABOUT_SENDER: Final = _any_of(
 )
 """A line about who wrote, and not to whom."""
 
+CONTINUES: Final = _any_of(
+    r"^.{0,16}your message (?:cannot|could not|can't|has not|was not)",
+    r"^.{0,60}following (?:recipient|address)",
+    r"^\s*recipient address:",
+)
+"""After headers of the original: the report goes on."""
+
 COPY_BEGINS: Final = _any_of(
-    r"^[\s>*|-]*-{2,}.{0,20}(?:original|copy|returned|header|message|mensaje|nachricht|unsent|forwarded)",
+    r"^[\s>*|]{0,20}(?:- )?-{2,}.{0,20}(?:original|copy|returned|header|message|mensaje|nachricht|unsent|forwarded)",
     r"^.{0,16}below this line is",
     r"^.{0,16}this is a copy of",
     r"^.{0,16}copy of (?:the|your) (?:original|message)",

@@ -6,7 +6,7 @@ from typing import Final
 from mta_bridge.mail import delivery_status, free_text
 from mta_bridge.mail.mime import Part, decoded_header, header_blocks, parse
 from mta_bridge.mail.phrases import BOUNCE_SUBJECT, DAEMON, REPLIES_BY_ITSELF
-from mta_bridge.mail.replies import codes_in
+from mta_bridge.mail.replies import codes_in, is_vague
 from mta_bridge.mail.report import Action, MailKind, MailReport, RecipientReport
 
 COMPLAINT_TYPE: Final = "message/feedback-report"
@@ -27,7 +27,7 @@ def _read(mail: Part) -> MailReport:
         return _with_status(mail, report, recipients)
     if _is_auto_reply(mail):
         return MailReport(MailKind.AUTO_REPLY, _writer(mail), clues=_clues(mail))
-    if report is not None or _is_bounce(mail):
+    if report is not None or _is_bounce(mail) or free_text.quotes_refusal(mail):
         found = tuple(free_text.recipients_in(mail))
         return MailReport(MailKind.FREE_TEXT if found else MailKind.OTHER, found, clues=_clues(mail))
     return MailReport(MailKind.OTHER, clues=_clues(mail))
@@ -44,9 +44,10 @@ def _with_status(mail: Part, report: Part, recipients: list[RecipientReport]) ->
             filled.append(_filled(mail, one, lines))
         else:
             filled.append(one)
+    named = tuple(one for one in filled if one.address)
     return MailReport(
         MailKind.DELIVERY_STATUS,
-        tuple(filled),
+        named or tuple(filled),
         reporter=fields.get("reporting-mta", [""])[0].partition(";")[2].strip().lower(),
         envelope_id=fields.get("original-envelope-id", [""])[0],
         clues=_clues(mail),
@@ -60,7 +61,10 @@ def _filled(mail: Part, one: RecipientReport, lines: list[str]) -> RecipientRepo
         address = told[0].address if told else ""
     context = (free_text.context_of(lines, address) if address else "") or " ".join(" ".join(lines).split())
     code, enhanced = codes_in(context)
-    better = enhanced and (not one.enhanced_code or one.enhanced_code.endswith(".0.0"))
+    vague = is_vague(one.enhanced_code)
+    if not vague and not code:  # a status that says why, and prose about it, or about other things
+        context = ""
+    better = enhanced and vague
     return RecipientReport(
         address,
         one.action,
@@ -82,7 +86,7 @@ def _complaint(mail: Part, complaint: Part) -> MailReport:
         addresses = free_text.addressed(mail)
     return MailReport(
         MailKind.COMPLAINT,
-        tuple(RecipientReport(address, Action.DELIVERED) for address in dict.fromkeys(addresses)),
+        tuple(RecipientReport(address, Action.DELIVERED) for address in dict.fromkeys(addresses or [""])),
         envelope_id=fields.get("original-envelope-id", [""])[0],
         feedback_type=fields.get("feedback-type", [""])[0].lower(),
         clues=_clues(mail),
@@ -104,6 +108,8 @@ def _is_auto_reply(mail: Part) -> bool:
     if REPLIES_BY_ITSELF.search(subject):
         return True
     if BOUNCE_SUBJECT.search(subject) or "x-failed-recipients" in mail.headers:
+        return False
+    if DAEMON.search(decoded_header(mail.header("from"))):
         return False
     submitted = mail.header("auto-submitted").lower()
     marked = any(name in mail.headers for name in ("x-autoreply", "x-autorespond", "x-autoresponse"))

@@ -40,13 +40,13 @@ class Expiry:
         self._clock = clock
 
     async def run(self) -> None:
-        """For ever. What could not be asked for is asked for again."""
+        """For ever. What could not be asked for, or goes on all the same, is asked for again."""
         while True:
             await self._clock.sleep(self._interval_seconds)
             overdue = self._journal.take_overdue(self._clock.now_us(), BATCH)
             if overdue and await self._expire([queue_id for _, queue_id in overdue]):
                 self._metrics.expired.inc(len(overdue))
-                self._journal.ended(message_id for message_id, _ in overdue)
+                self._journal.asked_to_expire((message_id for message_id, _ in overdue), self._clock.now_us())
 
     async def _expire(self, queue_ids: list[str]) -> bool:
         extra = {"action": "expire", "messages": len(queue_ids)}

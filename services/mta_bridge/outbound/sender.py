@@ -7,6 +7,7 @@ off or withdrawn; SENDING, it is settled by the answer to its final dot alone.
 import asyncio
 import logging
 import random
+import re
 import ssl
 from collections import Counter
 from collections.abc import Iterable
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 OFFERS_MAX: Final = 3
 """A message whose connection was lost so often, before it was sent, is put off: it may be the cause."""
 LOOK_SECONDS: Final = 1.0
+_UNSAFE: Final = re.compile(r"[<> ]")
 RECOVERED_AFTER: Final = 50
 """Answers without a complaint of the server's until one more connection is opened again."""
 
@@ -431,4 +433,4 @@ def _ascii_domain(domain: str) -> str:
 
 def _is_safe(address: str) -> bool:
     """Whether it can stand between < and > in a command, and stays one."""
-    return bool(address) and not any(character in "<>\r\n\0\t " or not character.isprintable() for character in address)
+    return bool(address) and address.isprintable() and _UNSAFE.search(address) is None

@@ -26,6 +26,9 @@ KEEP_SECONDS: Final = 10.5 * 24 * 3_600
 PRUNED_ROWS_MAX: Final = 5_000
 """In one go: about 20 ms in which nothing else runs."""
 CHECKPOINT_PAGES: Final = 10_000
+EXPIRY_ASKED_MAX: Final = 10
+EXPIRY_ASKED_AGAIN_SECONDS: Final = 10
+"""After which a message that has not ended is asked for again; twice as long each time, so for three hours in all."""
 IN_MEMORY: Final = ":memory:"
 
 _SCHEMA: Final = """
@@ -236,10 +239,23 @@ class Journal:
         for message_id in message_ids:
             self._write("UPDATE journal SET waits_for_expiry = 0 WHERE message_id = ?", (message_id,), None)
 
+    def asked_to_expire(self, message_ids: Iterable[str], now_us: int) -> None:
+        """The mail server was asked. One that it was just trying, it may have deferred all the same: that one is asked
+        for again, unless it has ended meanwhile."""
+        for message_id in message_ids:
+            # waits_for_expiry counts: 1 before the first time.
+            self._write(
+                "UPDATE journal SET deadline_us = ? + (? << (waits_for_expiry - 1)), "
+                "waits_for_expiry = (waits_for_expiry + 1) * (waits_for_expiry < ?) "
+                "WHERE message_id = ? AND waits_for_expiry",
+                (now_us, EXPIRY_ASKED_AGAIN_SECONDS * 1_000_000, EXPIRY_ASKED_MAX, message_id),
+                None,
+            )
+
     # Housekeeping
 
     def take_overdue(self, now_us: int, most: int) -> list[tuple[str, str]]:
-        """(message id, queue id) of accepted messages whose deadline has passed; each is given once."""
+        """(message id, queue id) of accepted messages whose deadline has passed, or that are to be asked for again."""
         self.flush()
         rows = self._database.execute(
             "SELECT message_id, queue_id FROM journal WHERE waits_for_expiry AND deadline_us <= ? "

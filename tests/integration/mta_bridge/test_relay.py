@@ -199,14 +199,15 @@ async def test_a_server_that_is_away_puts_everything_off_until_it_is_back(run: R
     assert list(again.verdicts) == [ACCEPTED, ACCEPTED]
 
 
-async def test_a_421_makes_a_pause_in_which_the_relay_is_not_read_and_fewer_connections_afterwards(
-    run: RunBridge, smtp: ScriptedSmtp
+@pytest.mark.parametrize("reply", ["421 4.3.2 too busy", "452 4.3.1 no space", "452 too many messages"])
+async def test_a_server_that_asks_for_less_makes_a_pause_without_reading_and_fewer_connections_afterwards(
+    run: RunBridge, smtp: ScriptedSmtp, reply: str
 ) -> None:
-    smtp.mail_replies = ["421 4.3.2 too busy"]
+    smtp.mail_replies = [reply]
     async with run(smtp_connections=4, smtp_retry_seconds_min=0.5, smtp_retry_seconds_max=0.5) as bridge:
         first = await bridge.relay(["a@a.test"])
         assert list(first.verdicts) == [TRY_LATER]
-        assert first.refusals[0].smtp_code == 421
+        assert first.refusals[0].smtp_code == int(reply[:3])
         call = await bridge.open()
         await call.write(relay_pb.RelayRequest(batch=batch_of([f"p{n}@a.test" for n in range(40)])))
         began = asyncio.get_running_loop().time()

@@ -1,0 +1,368 @@
+"""What mail servers say, by what it means: the texts of the qualification rules, and where they were met.
+
+Compared as substrings of a diagnostic in lower case, with its white space collapsed, each address in it replaced by
+`@`, each number in a link and each other word with a digit by `#`. An ellipsis stands for a short gap. A phrase is as
+short as it can be without meaning anything else, so that it covers the wordings of servers that nobody has met yet.
+"""
+
+from typing import Final
+
+Phrases = tuple[str, ...]
+
+# Answers that a person's mailbox gives by itself.
+ANSWERS_BY_ITSELF: Final[Phrases] = (
+    *("out of office", "out of the office", "on vacation", "vacation reply", "vacation message", "auto-reply"),
+    *("autoreply", "auto reply", "automatic reply", "automatic response", "auto-response", "challenge-response"),
+    *("challenge/response", "absent du bureau", "réponse automatique", "abwesenheit"),
+)
+
+# Exim's callouts, Postfix' restrictions, sendmail's checks, Exchange's 5.1.7 to 5.1.90 and 5.7.1xx, Amazon SES, and
+# the senders of French, German, Spanish and Italian servers.
+ABOUT_SENDER: Final[Phrases] = (
+    *("sender address rejected", "sender email address", "sender rejected", "sender denied", "sender refused"),
+    *("unknown sender", "sender unknown", "invalid sender", "bad sender", "bad outbound sender", "banned sender"),
+    *("sender … does not exist", "sender … not found", "sender … invalid", "sender … blacklisted", "sender domain"),
+    *("domain of sender", "valid sender", "sender's domain", "sender verify failed", "sender verification"),
+    *("verify the sender", "verify sender", "sender could not be verified", "sender not ", "sender is not"),
+    *("sender was not", "sender ip", "sender's ip", "unroutable sender", "null sender", "empty sender"),
+    *("empty envelope sender", "envelope sender", "mail from domain", "mail from not", "from: domain"),
+    *("sending ip", "sending mta", "banned sending", "does not accept mail from", "does not accept email over"),
+    *("does not accept email from", "resolve your", "your hostname", "helo command rejected", "helo/ehlo", "bad helo"),
+    *("ehlo/helo", "invalid helo", "client ip", "relay host name", "purported responsible address"),
+    *("no valid recipients from", "email address is not verified", "emetteur", "émetteur", "expéditeur", "absender"),
+    *("remitente", "mittente"),
+)
+
+# Grey lists; Gmail's, Exchange's, Yahoo's and Amazon SES' limits; Postfix' anvil. Over soon, whatever else is said.
+PACED: Final[Phrases] = (
+    *("greylist", "graylist", "grey-list", "gray-list", "grey listed", "rate limit", "rate-limit", "ratelimit"),
+    *("throttl", "receiving mail too quickly", "receiving mail at a rate", "too many connections", "too many sessions"),
+    *("too many concurrent", "too many recipients", "too many invalid recipients", "too many unknown"),
+    *("excessive … unknown", "too many messages from", "too many messages in", "too many messages sent"),
+    *("sent too many", "too much mail from", "too fast", "slow down", "sending quota", "sending limit", "sending rate"),
+    *("quota for sending", "submission quota", "message quota", "hourly limit", "daily limit", "per hour"),
+    *("message threshold", "receive limit", "relay limit", "limit exceeded for customer", "permitted limits"),
+    *("has exceeded threshold", "per-domain", "connection limit", "connection rate", "thread limit"),
+    *("maximum number of connections", "trop de connexions", "bad commands", "frequency limit"),
+)
+
+# Every MTA's quota, the maildrops of Courier, qmail and vpopmail, Exchange's store, 1&1, Orange, La Poste, Aruba.
+MAILBOX_FULL: Final[Phrases] = (
+    *("quota", "mailbox full", "mailbox is full", "mailbox … is full", "mailfolder is full", "mailfolder full"),
+    *("mail box full", "mail box is full", "mail box … full", "mailbox … full", "inbox full", "inbox is full"),
+    *(
+        "account is full",
+        "user is full",
+        "folder is full",
+        "maildir … full",
+        "full mailbox",
+        "overdrawn",
+        "recipient full",
+    ),
+    *("out of storage", "over storage", "storage limit", "storage allocation", "mailbox … storage", "storage full"),
+    *("recipient … storage", "user … storage", "not enough storage", "storage space", "mailbox size", "mail file size"),
+    *("mailbox has exceeded", "mailbox exceeded", "mailbox … exceed", "mailbox would exceed", "mailbox … limit"),
+    *(
+        "exceeds allowed size",
+        "user has exceeded",
+        "no space left in mailbox",
+        "enough space",
+        "space not enough",
+        "disk space limit",
+    ),
+    *("mailbox over", "mailbox … quota", "overquota", "over limit", "too many messages on", "too many messages for"),
+    *("zuviele mails", "zu viele mails", "postfach voll", "postfach … voll", "überfüllt", "boite pleine"),
+    *("boîte pleine", "boite … pleine", "boîte … pleine", "buzon lleno", "buzón lleno", "buzon … llen", "buzón … llen"),
+    *("casilla … llena", "casella … piena", "casella piena", "caixa … cheia", "переполнен", "przepełnion", "容量"),
+)
+
+ACCOUNT_GONE: Final[Phrases] = (
+    *("account … permanently", "mailbox … permanently", "user … permanently", "permanently disabled"),
+    *("permanently suspended", "account … deleted", "mailbox … deleted", "account … closed", "mailbox … closed"),
+    *("account … terminated", "mailbox … terminated", "user … terminated", "closed account"),
+)
+
+# Gmail and Yahoo, mail.ru, Cox, vpopmail, docomo, La Poste; and the words of Spanish, Italian, German, Polish servers.
+ACCOUNT_DISABLED: Final[Phrases] = (
+    *("account … disabled", "mailbox … disabled", "user … disabled", "recipient … disabled", "address … disabled"),
+    *("disabled account", "disabled mailbox", "disabled user", "disabled recipient", "recipient's mailbox … disabled"),
+    *("account … suspended", "mailbox … suspended", "user … suspended", "recipient … suspended", "is suspended"),
+    *("has been suspended", "currently suspended", "suspended account", "suspended mailbox", "suspend the service"),
+    *("account … inactive", "mailbox … inactive", "user … inactive", "recipient … inactive", "inactive account"),
+    *(
+        "inactive mailbox",
+        "inactive user",
+        "invalid/inactive",
+        "inactive recipient",
+        "inactivity",
+        "temporarily inactive",
+    ),
+    *("account … not active", "mailbox … not active", "user … not active", "account … locked", "mailbox … locked"),
+    *("user … locked", "temporary locked", "temporarily locked", "mailbox … frozen", "account … frozen"),
+    *("account … blocked", "mailbox … blocked", "account … deactivated", "mailbox … deactivated"),
+    *("user … deactivated", "deactivated mailbox", "deactivated account", "deactivated user", "account … expired"),
+    *(
+        "mailbox … expired",
+        "expired account",
+        "account … discontinued",
+        "banned recipient",
+        "mailbox cannot be accessed",
+    ),
+    *("unavailable or access denied", "currently being accepted for this mailbox", "compte … désactivé"),
+    *("compte … suspendu", "destinataire archivee", "desactivee", "désactivée", "deaktiviert", "disattivat"),
+    *("inutilizzo", "falta de uso", "inactivo", "nieaktywn", "zablokowan", "заблокирован", "отключен"),
+)
+
+# Every MTA there is: Postfix' tables, Exim's routers, sendmail, qmail and its patches (badrcptto, validrcptto),
+# Exchange's resolver, Domino's and GroupWise's directories, Gmail, Yahoo, Orange, docomo.
+USER_UNKNOWN: Final[Phrases] = (
+    *("user unknown", "unknown user", "userunknown", "user is unknown", "recipient unknown", "unknown recipient"),
+    *("recipient is unknown", "mailbox unknown", "unknown mailbox", "address unknown", "address is unknown"),
+    *("unknown address", "addressee unknown", "unknown addressee", "unknown local part", "unknown local-part"),
+    *("unknown email address", "unknown e-mail address", "unknown or illegal", "unknown or invalid"),
+    *(
+        "unknown virtual user",
+        "unknown account",
+        "account unknown",
+        "addresses were unknown",
+        "userid",
+        "user id … unknown",
+    ),
+    *("no such user", "no such recipient", "no such mailbox", "no such address", "no such person", "no such account"),
+    *("no such local user", "no such email", "no such alias", "no such mail drop", "no such name", "no such id"),
+    *("no mailbox", "no mail box", "no user here", "no user by", "no account by", "no one at", "no one with that"),
+    *("not a known user", "not a valid mailbox", "not a valid recipient", "not a valid user", "not a valid address"),
+    *("not a valid email", "not an active address", "not our customer", "not a local", "not an employee"),
+    *("no longer an employee", "no longer works", "no longer employed", "no longer valid", "no longer in use"),
+    *("no longer on server", "no longer accepts", "no longer available", "no longer active", "no longer exists"),
+    *(
+        "user not found",
+        "user … not found",
+        "user not exist",
+        "user … not exist",
+        "user not known",
+        "user is not known",
+    ),
+    *("user name is not", "mailbox not found", "mailbox … not found", "mailbox not present", "mailbox … not exist"),
+    *("recipient not found", "recipient … not found", "recipient not exist", "recipient … not exist"),
+    *("recipientnotfound", "recipnotfound", "recipient is not local", "recipient not ok", "not recognized"),
+    *("address not found", "address … not found", "address_not_found", "address … not exist", "address not exist"),
+    *("address could not be found", "address couldn't be found", "address not known"),
+    *("account not found", "account … not found", "account … not exist", "alias … not exist", "rcpt … not exist"),
+    *("user does not exist", "user … does not exist", "user doesn't exist", "user … doesn't exist"),
+    *("mailbox does not exist", "mailbox … does not exist", "mailbox … doesn't exist", "recipient does not exist"),
+    *("recipient … does not exist", "recipient … doesn't exist", "address … does not exist", "address … doesn't exist"),
+    *("account … does not exist", "account … doesn't exist", "alias … does not exist", "user … doesn't have a"),
+    *("user … doesnt have a", "user … does not have a", "@ does not exist", "@ doesn't exist", "@ not found"),
+    *("@ is unknown", "@ unknown", "@ is not a valid", "invalid recipient", "invalid-recipient", "invalid mailbox"),
+    *("invalid user", "invalid local part", "invalid account", "invalid or unknown", "recipient is invalid"),
+    *("recipients are invalid", "recipient … is not valid", "user invalid", "user is invalid", "mailbox invalid"),
+    *("mailbox is invalid", "bad destination", "bad-recipient", "bad_recipient", "bad recipient", "illegal user"),
+    *("illegal alias", "nonexistent user", "non-existent user", "nonexistent mailbox", "non-existent mailbox"),
+    *("nonexistent recipient", "non-existent recipient", "nonexistent address", "non-existent address"),
+    *(
+        "user has moved",
+        "user … has moved",
+        "recipient … moved",
+        "user … moved",
+        "mailbox … moved",
+        "address … changed",
+    ),
+    *("does not like recipient", "badrcptto", "badrecipientto", "validrcptto", "domain or user … my list"),
+    *(
+        "envelope recipient has been denied",
+        "refuses to accept your mail",
+        "can't accept user",
+        "missing home directory",
+    ),
+    *("recipient cannot be verified", "recipient could not be verified", "unable to validate recipient"),
+    *("no valid recipients,", "archived recipient", "incorrectly addressed", "not present in directory"),
+    *("not listed in", "not in the directory", "name directory", "matches to nameserver query", "not email addresses"),
+    *("not found in ldap", "unable to find alias", "handle mail for that user", "account unavailable"),
+    *("account is unavailable", "rejected recipients", "not known to this system", "not known here"),
+    *("utilisateur inconnu", "destinataire inconnu", "destinataire invalide", "adresse inconnue", "adresse … invalide"),
+    *("empfänger unbekannt", "adressat unbekannt", "benutzer unbekannt", "benutzer … unbekannt", "unbekannter empf"),
+    *("unbekannter benutzer", "usuario desconocido", "destinatario desconocido", "usuario … no existe"),
+    *("no existe dicha", "no existe ese", "usuario inexistente", "cuenta inexistente", "usuário … não existe"),
+    *("usuário desconhecido", "sconosciuto", "indirizzo inesistente", "destinatario errato", "nessun utente"),
+    *("utente … inesistente", "nie istnieje", "nie ma takiego", "brak takiego", "не существует", "не найден"),
+    *("宛先不明", "该用户不存在", "用户不存在"),
+)
+
+# Postfix' and Exim's name service, Exchange's resolver, sendmail's "Host unknown", Domino, and null MX (RFC 7505).
+INVALID_DOMAIN: Final[Phrases] = (
+    *(
+        "domain not found",
+        "host not found",
+        "domain name not found",
+        "host or domain name",
+        "name or service not known",
+    ),
+    *("nxdomain", "unrouteable", "unroutable", "unable to route", "unable to resolve", "no route for current request"),
+    *(
+        "domain does not exist",
+        "domain … does not exist",
+        "domain doesn't exist",
+        "domain … not exist",
+        "no such domain",
+    ),
+    *("domain must exist", "domain is not reachable", "mail domain … unknown", "unknown domain", "domain unknown"),
+    *("domain is unknown", "invalid domain", "domain is invalid", "nonexistent domain", "nonexistentdomain"),
+    *("nullmx", "null mx", "no mx", "no valid mx", "no mail server", "does not accept mail", "doesn't accept mail"),
+    *("does not receive mail", "bad destination host", "bad destination system", "name service error"),
+    *(
+        "name server reply",
+        "name lookup failure",
+        "nameserver … failure",
+        "dns lookup fail",
+        "dns error",
+        "dns failure",
+    ),
+    *("dns records", "could not load drd", "could not resolve", "cannot resolve", "couldn't resolve", "host unknown"),
+    *("unknown host", "host name is unknown", "any host named", "any host by that name", "find the recipient domain"),
+    *("find a mail exchanger", "illegal host/domain", "domain may not exist", "domínio … não", "dominio … no existe"),
+)
+
+# Block lists, content filters and policies of all makers; authentication (SPF, DKIM, DMARC, SMTP AUTH, TLS); relaying;
+# size; lists that only members may write to.
+REFUSED: Final[Phrases] = (
+    *(
+        "spam",
+        "unsolicited",
+        "unsolicted",
+        "bulk mail",
+        "bulk email",
+        "junk",
+        "phish",
+        "blacklist",
+        "black list",
+        "black-list",
+    ),
+    *("blocklist", "block list", "block-list", "blocked", "denylist", "whitelist", "white list", "banned", "dnsbl"),
+    *("rbl", "surbl", "uribl", "abus", "listed at", "listed by", "listed on", "listed in", "barracuda", "reputation"),
+    *("complaint", "unwanted", "suspicious", "dynamic ip", "dynamic-ip", "dial-up", "bad ip", "ip profile", "your ip"),
+    *("open proxy", "dkim", "domainkeys", "dmarc", "spf", "sender policy framework", "tlsa", "dane ", "reverse dns"),
+    *(
+        "reverse lookup",
+        "reverse name",
+        "rdns",
+        "ptr record",
+        "dns ptr",
+        "virus",
+        "malware",
+        "infected",
+        "trojan",
+        "worm",
+    ),
+    *("relaying denied", "relay access denied", "relay denied", "relaying", "relay not permitted", "as a relay"),
+    *("mail relay", "open relay", "to relay", "do not relay", "not relay", "not a gateway", "not local host"),
+    *("rcpthosts", "gateway user", "content rejected", "message content", "invalid content", "rejected … content"),
+    *(
+        "content policy",
+        "content filter",
+        "content … not",
+        "content denied",
+        "filtered",
+        "prohibited",
+        "prohibition",
+        "policy",
+        "policies",
+    ),
+    *("security", "too large", "too big", "too long", "message size", "email size", "message length", "size limit"),
+    *("size exceeds", "header size", "file size", "line limit", "taille limite", "larger than", "attachment"),
+    *("executable", "file type", "file extension", "zip file", "mime", "base64", "binary content", "message header"),
+    *("header error", "headers are", "header are", "invalid header", "invalid characters", "duplicate header"),
+    *(
+        "not authorized",
+        "not authorised",
+        "unauthorized",
+        "not authenticated",
+        "authenticat",
+        "authentif",
+        "credential",
+    ),
+    *("unauthenticated", "tls required", "requires tls", "requires encryption", "ciphers", "certificate", "starttls"),
+    *("access denied", "forbidden", "not allowed to", "not permitted to", "not allowed access", "not accepted from"),
+    *("not currently accepting mail from", "client host rejected", "host network not allowed", "no access from"),
+    *("rejected for", "confirm this mail server", "requires confirmation", "requires that you verify", "verification"),
+    *("not pre-approved", "user rules", "user rule", "user filter", "organizational settings", "protected by"),
+    *("by the recipient", "members-only", "members only", "mailing list", "not a member", "non-member", "nonmember"),
+    *("not subscribed", "to post to", "captcha", "low priority", "restricted", "restriction", "batv", "unsigned dsn"),
+    *("empty envelope", "go away", "not welcome", "validation", "recursive cname", "does not comply", "not compliant"),
+    *(
+        "rfc compliant",
+        "comply with",
+        "smtp server of your isp",
+        "listed as",
+        "we do not accept",
+        "ask your postmaster for help",
+        ":blocked",
+        "antyspam",
+        "спам",
+    ),
+)
+
+# Postfix' and Exim's deferrals, Exchange's transport, sendmail's mailers, qmail's and SmarterMail's tries; loops.
+UNREACHABLE: Final[Phrases] = (
+    *("timed out", "timeout", "time-out", "time out", "connection refused", "connection reset", "connection lost"),
+    *("lost connection", "connection dropped", "connection was dropped", "connection closed", "connection failed"),
+    *(
+        "connection failure",
+        "connection error",
+        "connect to",
+        "could not connect",
+        "couldn't connect",
+        "unable to connect",
+    ),
+    *("refused to talk", "not accepting connections", "not accepting network messages", "establish … connection"),
+    *("unreachable", "not reachable", "not reached", "no route to host", "network error", "not responding"),
+    *("did not respond", "no answer", "try again", "try later", "retry later", "come back", "temporar", "deferred"),
+    *(
+        "has been delayed",
+        "not yet been delivered",
+        "will be retried",
+        "being retried",
+        "attempts",
+        "have been failing",
+    ),
+    *("it has not been collected", "no message collected", "service unavailable", "service not available"),
+    *("service currently unavailable", "not available at this time", "at this time", "server busy", "too busy"),
+    *("agent busy", "system resource", "system storage", "system full", "disk space", "disk full", "no space left"),
+    *("out of memory", "overloaded", "high load", "load is too high", "expired", "retry time", "queue lifetime"),
+    *("too many hops", "hop count", "loop", "mail exchanger failed", "find a gateway", "config error"),
+    *(
+        "configuration error",
+        "misconfigured",
+        "incorrectly configured",
+        "local error",
+        "internal error",
+        "system error",
+    ),
+    *("internal server error", "server error", "error while being processed", "interrupted system call"),
+    *("write error", "i/o error", "input/output error", "unable to process", "replicat", "protocol violation"),
+    *("transaction failed", "closing transmission channel", "database", "lookup failure", "server down", "is down"),
+)
+
+# RFC 5321's own wording for 550, and refusals of the address that say no more.
+RECIPIENT_REFUSED: Final[Phrases] = (
+    *("mailbox unavailable", "mailbox … unavailable", "mailbox not available", "mailbox is not available"),
+    *(
+        "recipient rejected",
+        "recipient … rejected",
+        "recipient address rejected",
+        "recipient refused",
+        "address rejected",
+    ),
+    *("recipient not accepted", "rejected recipient", "recipient not allowed", "recipient denied", "invalid address"),
+    *("address invalid", "address is invalid", "address not valid", "bad address", "user reject", "rejected user"),
+    *("no recipients", "no valid recipient", "does not exist", "doesn't exist", "not exist", "inconnu", "unbekannt"),
+    *("desconocid", "inexistente", "inesistente"),
+)
+
+MESSAGE_REFUSED: Final[Phrases] = (
+    *("message rejected", "message refused", "message denied", "message was rejected", "message has been rejected"),
+    *("message not accepted", "mail rejected", "mail refused", "mail not accepted", "email rejected", "email refused"),
+    *("e-mail rejected", "delivery rejected", "transaction rejected", "rejected by", "refused by", "denied by"),
+    *("rejected due to", "rejected message", "reject the message", "refused - see", "rejected - see", "refused mail"),
+    *("not accepting any mail", "unacceptable", "rejected", "denied"),
+)
