@@ -304,9 +304,9 @@ def _projection(projection: Projection) -> kpis_pb2.KpiProjection:
     )
 
 
-def resume_token(slot_revisions: tuple[int, ...]) -> str:
-    """The vector of slot revisions, opaque."""
-    raw = b"v1" + b"".join(revision.to_bytes(8, "big") for revision in slot_revisions)
+def resume_token(delivery_id: int, slot_revisions: tuple[int, ...]) -> str:
+    """The vector of slot revisions of one delivery, opaque."""
+    raw = b"v1" + b"".join(number.to_bytes(8, "big") for number in (delivery_id, *slot_revisions))
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
@@ -318,7 +318,7 @@ def kpis_to_pb(kpis: DeliveryKpis, sources_connected: int) -> kpis_pb2.Kpis:
         state=delivery_pb2.DeliveryState.ValueType(kpis.state),
         feedback_mode=delivery_pb2.FeedbackMode.ValueType(kpis.feedback_mode),
         revision=kpis.revision,
-        resume_token=resume_token(kpis.slot_revisions),
+        resume_token=resume_token(kpis.delivery_id, kpis.slot_revisions),
         to_deliver=kpis.counts.to_deliver,
         outcomes=outcomes_to_pb(kpis.counts),
         with_efs=projections.get(FeedbackMode.WITH_EFS),

@@ -33,6 +33,11 @@ class TokenSource(Protocol):
         ...
 
 
+class TokenUnreadable(OSError):
+    """The file is there and holds no token: empty, as one that is being written may be for a moment. Tried again later,
+    as when it can't be read."""
+
+
 class StaticToken:
     """One token for ever: tools and tests."""
 
@@ -55,10 +60,10 @@ class TokenFile:
         status = self._path.stat()
         version = (status.st_mtime_ns, status.st_size, status.st_ino)
         if version != self._version:
-            self._token = self._path.read_text(encoding="ascii").strip()
+            self._token = self._path.read_bytes().decode("ascii", "replace").strip()
             self._version = version
-        if not self._token:
-            raise ValueError(f"the token file {self._path} is empty: write a token into it")
+        if not self._token or not self._token.isascii():
+            raise TokenUnreadable(f"the token file {self._path} is empty, or no text: write a token into it")
         return self._token
 
 

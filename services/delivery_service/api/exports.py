@@ -46,7 +46,7 @@ class ExportCalls:
     async def export(self, request: pb.ExportSendLogsRequest) -> AsyncGenerator[pb.ExportSendLogsResponse]:
         delivery_id = delivery_id_of(request.delivery_id)
         asked = AskedFilters.of(request)
-        since = position_of(request.resume_token) if request.resume_token else None
+        since = position_of(delivery_id, request.resume_token) if request.resume_token else None
         with self._slot():
             state = await self._transitions.state(delivery_id)
             delivery = await self._deliveries.get(delivery_id)
@@ -68,7 +68,7 @@ class ExportCalls:
                         )
             # Before the start, a new preparation may replace every row without a transition.
             started = delivery.state >= DeliveryState.IN_PROGRESS
-            token = token_of(LogPosition.through(state.slot_revisions)) if started else ""
+            token = token_of(delivery_id, LogPosition.through(state.slot_revisions)) if started else ""
             yield pb.ExportSendLogsResponse(resume_token=token)
 
     @contextmanager

@@ -129,7 +129,7 @@ class LookUpCalls:
             outcomes=convert.outcomes_to_pb(found.counters),
             statuses=convert.statuses_to_pb(found.counters.by_status(mode)),
             revision=sum(found.slot_revisions),
-            resume_token=convert.resume_token(found.slot_revisions),
+            resume_token=convert.resume_token(delivery_id, found.slot_revisions),
         )
 
     async def list_tracking_events(self, request: pb.ListTrackingEventsRequest) -> pb.ListTrackingEventsResponse:

@@ -46,7 +46,7 @@ class SendLogChangeCalls:
 
     async def watch(self, request: pb.WatchSendLogsRequest) -> AsyncGenerator[pb.WatchSendLogsResponse]:
         delivery_id = delivery_id_of(request.delivery_id)
-        position = position_of(request.resume_token)
+        position = position_of(delivery_id, request.resume_token)
         with self._feed.watching(delivery_id) as watch:
             delivery = await self._deliveries.get(delivery_id)
             mode = mode_of(request.feedback_mode, delivery)
@@ -60,7 +60,7 @@ class SendLogChangeCalls:
                 async with aclosing(self._catch_up(delivery_id, position, state, mode)) as responses:
                     async for changes, behind in responses:
                         position = behind
-                        changes.resume_token = token_of(position)
+                        changes.resume_token = token_of(delivery_id, position)
                         changes.revision = position.revision
                         changes.caught_up = position.covers(state.slot_revisions)
                         yield pb.WatchSendLogsResponse(changes=changes)

@@ -132,7 +132,7 @@ class LogOutOfRange(Problem):
     def __init__(self, delivery_id: int, log_dropped_time: datetime | None) -> None:
         metadata = {"delivery_id": str(delivery_id)}
         if log_dropped_time is None:
-            cause = "resume_token is ahead of the log, so it is of another delivery or of a database since restored"
+            cause = "resume_token is of another delivery, or ahead of the log, as after a database was restored"
         else:
             cause = "the log behind resume_token is beyond its retention and was dropped"
             metadata["log_dropped_time"] = log_dropped_time.isoformat()

@@ -6,6 +6,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from delivery_service.domain.problems import DeliveryNotFound
 from delivery_service.store.database import RETRYABLE_ERRORS, UNAVAILABLE_ERRORS
 from service_runtime.backoff import delays
 from service_runtime.clock import Clock
@@ -38,7 +39,8 @@ class PollLoop:
             try:
                 more = await self._work()
                 waits = delays(_BACKOFF_INITIAL_SECONDS, _BACKOFF_MAX_SECONDS, random.random)
-            except (*UNAVAILABLE_ERRORS, *RETRYABLE_ERRORS, TimeoutError) as error:
+            except (*UNAVAILABLE_ERRORS, *RETRYABLE_ERRORS, TimeoutError, DeliveryNotFound) as error:
+                # Not found: someone has deleted the draft, or the child, between the listing and the look at it.
                 log.warning(
                     "a worker will try again",
                     extra={"action": "worker", "worker": self.name, "error": type(error).__name__},

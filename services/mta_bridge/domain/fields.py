@@ -3,7 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any, Final
 
-NUMBER_MAX: Final = 2**31 - 1
+NUMBER_MAX: Final = 1_000_000_000
+"""More than any code or count, and one more of it is still one that a field of the contract takes."""
 SECONDS_MAX: Final = 4_102_444_800  # 2100-01-01
 _MILLISECONDS_FROM: Final = 100_000_000_000
 """As seconds that is the year 5138: a number as large as this counts milliseconds, or less."""

@@ -9,7 +9,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, tzinfo
+from datetime import date, datetime, timedelta, tzinfo
 from functools import lru_cache
 from typing import Final
 
@@ -149,18 +149,29 @@ class PostfixLog:
             self._known.popitem(last=False)
 
     def _time_us(self, stamp: str, now: datetime) -> int:
-        return _time_us(stamp, now.date().year, now.date().month, self._zone)
+        return _time_us(stamp, now.date(), self._zone)
 
 
 @lru_cache(maxsize=256)
-def _time_us(stamp: str, year: int, month: int, zone: tzinfo | None) -> int:
-    """A syslog stamp has no year and no zone: the year is this one, or the last one in the first months."""
-    if stamp[0].isdigit():
-        moment = datetime.fromisoformat(stamp)
-    else:
-        moment = datetime.strptime(f"{year} {stamp}", "%Y %b %d %H:%M:%S")  # noqa: DTZ007 - the zone comes below
-        if moment.month > month + 6:
-            moment = moment.replace(year=year - 1)
+def _time_us(stamp: str, today: date, zone: tzinfo | None) -> int:
+    """0 if it is no time. A syslog stamp has no year and no zone: it is of the last such day, where it may be tomorrow
+    already."""
+    try:
+        moment = datetime.fromisoformat(stamp) if stamp[0].isdigit() else _last(stamp, today + timedelta(days=1))
+    except ValueError:
+        return 0
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=zone) if zone is not None else moment.astimezone()
     return int(moment.timestamp() * 1_000_000)
+
+
+def _last(stamp: str, until: date) -> datetime:
+    """The last day of that name, the 29th of February included; ValueError."""
+    for year in range(until.year, until.year - 9, -1):
+        try:
+            moment = datetime.strptime(f"{year} {stamp}", "%Y %b %d %H:%M:%S")  # noqa: DTZ007 - the zone comes later
+        except ValueError:
+            continue
+        if moment.date() <= until:
+            return moment
+    raise ValueError(stamp)

@@ -69,21 +69,25 @@ def decoded_header(value: str) -> str:
     if "=?" not in value:
         return value
     try:
-        return str(make_header(decode_header(value)))
+        return _whole(str(make_header(decode_header(value))))
     except (HeaderParseError, LookupError, UnicodeError, ValueError):
         return value
 
 
 def decoded(body: bytes, parameters: dict[str, str]) -> str:
-    """Text in the character set that a part names, or in one that fits. Some can spell halves of characters (UTF-7),
-    which nothing else can hold."""
+    """Text in the character set that a part names, or in one that fits."""
     for charset in (parameters.get("charset", ""), "utf-8"):
         try:
             if codecs.lookup(charset or "utf-8").name not in _NO_CHARSETS:
-                return body.decode(charset or "utf-8").encode("utf-8", "replace").decode("utf-8")
+                return _whole(body.decode(charset or "utf-8"))
         except (LookupError, UnicodeDecodeError, ValueError):
             continue
     return body.decode("latin-1")
+
+
+def _whole(text: str) -> str:
+    """Without the halves of characters, which UTF-7 can spell and nothing else can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class _Parser:

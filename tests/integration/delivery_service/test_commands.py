@@ -16,6 +16,7 @@ from campaign.delivery.v1 import commands_pb2, delivery_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from campaign.delivery.v1.schedule_pb2 import Schedule
 from delivery_service.domain.lifecycle import TRANSITIONS, Command, DeliveryState
+from delivery_service.store.preparation import Preparation
 from delivery_service.store.queries import query
 from tests.support.clock import SetClock
 from tests.support.delivery_stack import DeliveryStack, delivery_stack, people
@@ -452,3 +453,27 @@ async def test_a_label_that_is_too_long_is_refused(common: DeliveryStack) -> Non
         await duplicate(common, delivery_id, label="x" * 201)
 
     assert problem.fields == ["label"]
+
+
+async def test_a_draft_that_is_deleted_while_a_worker_takes_up_its_preparation_is_no_fault_of_the_worker(
+    stack: DeliveryStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claimed, canceled, deleted: then the worker reads what it has claimed."""
+    delivery_id = await stack.create()
+    await stack.add(delivery_id, people(1))
+    claim = Preparation.claim
+    deleted = asyncio.Event()
+
+    async def claim_and_lose(self: Preparation, claimed_id: int, *args: Any) -> int | None:
+        through = await claim(self, claimed_id, *args)
+        if claimed_id == int(delivery_id) and not deleted.is_set():
+            await cancel(stack, delivery_id)
+            await delete(stack, delivery_id)
+            deleted.set()
+        return through
+
+    monkeypatch.setattr(Preparation, "claim", claim_and_lose)
+    await stack.stub.PrepareDelivery(pb.PrepareDeliveryRequest(delivery_id=delivery_id))
+    await deleted.wait()
+
+    await stack.ready(1)  # the worker goes on with others

@@ -310,6 +310,25 @@ async def test_an_mta_side_that_decides_nothing_about_a_withdrawal_is_asked_agai
         assert (await stack.kpis(delivery.delivery_id)).outcomes.canceled == 100
 
 
+async def test_a_token_file_that_is_empty_for_a_moment_holds_a_stop_up_and_ends_nothing(
+    database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with delivery_stack(database, tmp_path) as stack:
+        stack.mta.decide = lambda _: LATER
+        delivery = await stack.ready(10)
+        await stack.confirm(delivery)
+        await eventually(lambda: stack.mta.relayed)
+        token = (tmp_path / "relay.token").read_text()
+        (tmp_path / "relay.token").write_text("")
+        await stop(stack, delivery.delivery_id)
+        await eventually(lambda: "closing" in [getattr(record, "worker", "") for record in caplog.records])
+        (tmp_path / "relay.token").write_text(token)
+        # The part that nobody could ask about is free once its lease has ended.
+        async with connected(database) as connection:
+            await connection.execute("update relay_part set available_time = now()")
+        await stopped_wholly(stack, delivery.delivery_id)
+
+
 async def test_a_refusal_found_while_stopping_is_a_bounce(database: str, tmp_path: Path) -> None:
     refusal = relay_pb.RelayRefusal(smtp_code=550, diagnostic="no such user")
     async with leaving(database, tmp_path, 10) as (stack, delivery_id):

@@ -33,9 +33,10 @@ def test_a_token_file_replaced_in_one_step_is_noticed(tmp_path: Path) -> None:
     assert source.token() == "again"
 
 
-def test_an_empty_token_file_says_so(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("\n")
-    with pytest.raises(ValueError, match="is empty"):
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\x00"])
+def test_a_token_file_without_a_token_says_so_as_one_that_can_not_be_read(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(OSError, match="is empty, or no text"):
         TokenFile(tmp_path / "token").token()
 
 
