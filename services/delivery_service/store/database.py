@@ -88,19 +88,25 @@ async def _keep_session(_: object) -> None:
     transactions, and an open one is rolled back before this is called."""
 
 
+WRITER_PLANS: Final = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_mergejoin": "off",
+    "enable_hashjoin": "off",
+    "jit": "off",
+}
+"""How statements of the apply path are planned. Generic plans: a new connection would spend seconds on custom plans, made
+from the statistics of a delivery that was never analysed. They take a delivery for one of average size, which may well
+look as if it were merged or hashed in no time, and then read all of a large one: so rows are found by their key alone."""
+
+
 async def connect_writer(settings: DatabaseSettings) -> asyncpg.Connection:
-    """A connection for the apply path. Generic plans: a new connection would spend seconds on custom plans, made from
-    the statistics of a delivery that was never analysed."""
+    """A connection for the apply path."""
     return await asyncpg.connect(
         settings.dsn,
         timeout=settings.connect_timeout_seconds,
         # The server's own limit comes first; this one is for a server that no longer answers.
         command_timeout=settings.statement_timeout_seconds + _ANSWER_MARGIN_SECONDS,
-        server_settings={
-            **settings.session(settings.statement_timeout_seconds),
-            "plan_cache_mode": "force_generic_plan",
-            "jit": "off",
-        },
+        server_settings={**settings.session(settings.statement_timeout_seconds), **WRITER_PLANS},
     )
 
 

@@ -182,11 +182,13 @@ async def test_kpis_of_an_unknown_delivery_are_not_found(common: DeliveryStack) 
 # The snapshot and the log.
 
 
-def vector_of(token: str) -> list[int]:
+def vector_of(token: str, delivery_id: str) -> list[int]:
     """The slot revisions behind a resume token. Opaque to callers; tests may look."""
     raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
     assert raw[:2] == b"v1"
-    return [int.from_bytes(raw[i : i + 8], "big") for i in range(2, len(raw), 8)]
+    of_delivery, *revisions = (int.from_bytes(raw[i : i + 8], "big") for i in range(2, len(raw), 8))
+    assert of_delivery == int(delivery_id)
+    return revisions
 
 
 async def test_the_log_up_to_the_resume_token_adds_up_to_exactly_the_counts(stack: DeliveryStack) -> None:
@@ -218,7 +220,7 @@ async def test_the_log_up_to_the_resume_token_adds_up_to_exactly_the_counts(stac
     assert len(distinct) > 10
     async with connected(stack.dsn) as connection:
         for token, kpis in distinct.items():
-            vector = vector_of(token)
+            vector = vector_of(token, delivery_id)
             assert sum(vector) == kpis.revision
             log = await connection.fetch(
                 """

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from delivery_service.domain.identifiers import RECIPIENTS_PER_PART as PART
+from delivery_service.store.database import WRITER_PLANS
 from delivery_service.store.queries import queries, query
 from tests.support.large_world import (
     DOMAINS,
@@ -325,10 +326,10 @@ def test_every_query_is_looked_at_or_said_why_not() -> None:
 async def test_a_hot_query_reads_a_bounded_number_of_rows(large_world: str, name: str, mode: str) -> None:
     hot = HOT[name]
     async with connected(large_world) as connection:
-        # As the service's pool.
-        await connection.execute(
-            f"set plan_cache_mode = {mode}; set max_parallel_workers_per_gather = 0; set jit = off"
-        )
+        # As the service's writers, or its pool.
+        session = WRITER_PLANS if name in BY_WRITERS else {"max_parallel_workers_per_gather": "0", "jit": "off"}
+        for setting, value in {**session, "plan_cache_mode": mode}.items():
+            await connection.execute("select set_config($1, $2, false)", setting, value)
         transaction = connection.transaction()
         await transaction.start()
         try:
