@@ -94,9 +94,9 @@ WRITER_PLANS: Final = {
     "enable_hashjoin": "off",
     "jit": "off",
 }
-"""How statements of the apply path are planned. Generic plans: a new connection would spend seconds on custom plans, made
-from the statistics of a delivery that was never analysed. They take a delivery for one of average size, which may well
-look as if it were merged or hashed in no time, and then read all of a large one: so rows are found by their key alone."""
+"""How statements of the apply path are planned. Generic plans: a new connection would spend seconds on custom plans,
+made from the statistics of a delivery that was never analysed. They take a delivery for one of average size, which might
+as well be merged or hashed, and then read all of a large one: so rows are found by their key alone."""
 
 
 async def connect_writer(settings: DatabaseSettings) -> asyncpg.Connection:
