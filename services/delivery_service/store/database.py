@@ -95,7 +95,7 @@ WRITER_PLANS: Final = {
     "jit": "off",
 }
 """How statements of the apply path are planned. Generic plans: a new connection would spend seconds on custom plans,
-made from the statistics of a delivery that was never analysed. They take a delivery for one of average size, which might
+made from the statistics of a delivery that was never analysed. They take a delivery for one of average size, which may
 as well be merged or hashed, and then read all of a large one: so rows are found by their key alone."""
 
 
