@@ -7,10 +7,11 @@ from typing import Final
 import asyncpg
 
 from tests.bench import apply_ceiling
+from tests.bench.cost import measuring
 from tests.bench.events import Audience, facts
 from tests.bench.registry import Run, Sample, figure, measures
 from tests.bench.seeding import seed_audience
-from tests.bench.stand import Services, Stand, settle
+from tests.bench.stand import Services, settle
 from tests.bench.workload import Report, workload
 from tests.support.invariants import assert_laws
 
@@ -74,28 +75,38 @@ async def assert_nothing_lost(dsn: str, *audiences: Audience) -> None:
 
 
 async def product_rate(
-    stand: Stand,
+    run: Run,
     audience: Audience,
     *,
     streams: int = STREAMS,
     frame_events: int = FRAME_EVENTS,
     outstanding_frames: int = OUTSTANDING_FRAMES,
 ) -> float:
-    """The whole path on a fresh database, and its laws afterwards."""
+    """The whole path on a fresh database, and its laws afterwards; notes what an event cost."""
+    stand = run.stand
     async with stand.database() as dsn:
         await seed_audience(dsn, audience)
         await settle(dsn)
         async with stand.services(dsn) as services:
-            rate = await report_all(
-                services, audience, streams=streams, frame_events=frame_events, outstanding_frames=outstanding_frames
-            )
+            with measuring({**services.processes, "postgres": stand.postgres_process}) as cost:
+                rate = await report_all(
+                    services,
+                    audience,
+                    streams=streams,
+                    frame_events=frame_events,
+                    outstanding_frames=outstanding_frames,
+                )
         await assert_nothing_lost(dsn, audience)
+    run.note(
+        f"{audience.deliveries:,} deliveries, {frame_events} events a frame: "
+        f"{cost.per_unit(audience.recipients, 'event')}"
+    )
     return rate
 
 
 async def durable_rate(run: Run) -> float:
     """The product's own rate, measured once a run."""
-    return await run.once("durable", lambda: product_rate(run.stand, audience_of(run.recipients)))
+    return await run.once("durable", lambda: product_rate(run, audience_of(run.recipients)))
 
 
 async def ceiling_rate(run: Run) -> float:
@@ -143,7 +154,7 @@ async def peer(run: Run) -> Sequence[Sample]:
 @measures(figure("feedback.small_frames", "events/s", must=0.03, aim=0.06))
 async def small_frames(run: Run) -> Sequence[Sample]:
     rate = await product_rate(
-        run.stand,
+        run,
         audience_of(run.recipients // SMALL_SHARE),
         streams=SMALL_STREAMS,
         frame_events=1,
@@ -155,11 +166,11 @@ async def small_frames(run: Run) -> Sequence[Sample]:
 @measures(figure("feedback.many", "events/s", must=0.4, aim=0.6))
 async def many(run: Run) -> Sequence[Sample]:
     deliveries = min(MANY_DELIVERIES, run.recipients // 20)
-    rate = await product_rate(run.stand, audience_of(run.recipients, deliveries))
+    rate = await product_rate(run, audience_of(run.recipients, deliveries))
     return [Sample(rate, await durable_rate(run), await peer_rate(run))]
 
 
 @measures(figure("feedback.flat", "events/s", must=0.7, aim=0.9, on_demand=True))
 async def flat(run: Run) -> Sequence[Sample]:
-    large = await product_rate(run.stand, audience_of(run.recipients * FLAT_RECIPIENTS // 200_000))
+    large = await product_rate(run, audience_of(run.recipients * FLAT_RECIPIENTS // 200_000))
     return [Sample(large, await durable_rate(run))]
