@@ -18,6 +18,7 @@ import asyncpg
 from delivery_service.domain.identifiers import slot_of
 from delivery_service.domain.outcome import Outcome
 from delivery_service.store.database import DatabaseSettings, connect_writer
+from delivery_service.store.observations import ObservationColumns
 from delivery_service.store.queries import query
 from tests.bench.events import Fact
 from tests.bench.seeding import SLOTS
@@ -60,9 +61,8 @@ async def product_rate(dsn: str, facts: Sequence[Fact]) -> float:
 def _arguments(key: tuple[int, int], batch: dict[int, Fact]) -> tuple[Any, ...]:
     rows, n = list(batch.values()), len(batch)
     bounced = [fact.bounced for fact in rows]
-    return (
-        *key,
-        datetime.now(UTC),
+    columns = ObservationColumns(
+        [key[0]] * n,
         [fact.recipient for fact in rows],
         [int(Outcome.BOUNCED if b else Outcome.DELIVERED) for b in bounced],
         [fact.time_us for fact in rows],
@@ -74,6 +74,7 @@ def _arguments(key: tuple[int, int], batch: dict[int, Fact]) -> tuple[Any, ...]:
         [1] * n,
         [1] * n,
     )
+    return (*key, datetime.now(UTC), *columns.statement_values())
 
 
 async def yardstick_rate(dsn: str, facts: Sequence[Fact]) -> float:

@@ -202,9 +202,7 @@ def _read_facts(batch: pb.ObservationBatch, columns: Columns) -> None:
 
 def _split(message_ids: Sequence[str]) -> tuple[list[int], list[int], set[int]]:
     """Message ids to deliveries and recipients; and the places of those that are none of ours (0 in the columns)."""
-    parsed = parse_message_ids(message_ids)
-    delivery_ids = [delivery_id for delivery_id, _ in parsed]
-    recipients = [recipient for _, recipient in parsed]
+    delivery_ids, recipients = parse_message_ids(message_ids)
     not_ours = {place for place, recipient in enumerate(recipients) if recipient == 0} if 0 in recipients else set()
     return delivery_ids, recipients, not_ours
 

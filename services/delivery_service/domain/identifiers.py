@@ -1,6 +1,7 @@
 """Ids: of deliveries, of messages, and where a recipient's row lives."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
@@ -12,6 +13,8 @@ _DELIVERY_ID_MAX: Final = 2**63 - 1
 RECIPIENT_MAX: Final = 2**31 - 1
 _NOT_OURS: Final = (0, 0)
 _PROOF: Final = "t"
+_ORDINARY_IDS: Final = re.compile(r"(?:[1-9][0-9]{0,18}+-[1-9][0-9]{0,8}+\n)++")
+"""Lines that are ids of ours, unless a delivery's number is too large."""
 
 
 def new_delivery_id(now: datetime, random_bits: int) -> int:
@@ -35,26 +38,32 @@ def message_id(delivery_id: int, recipient: int) -> str:
 
 def parse_message_id(text: str) -> tuple[int, int] | None:
     """(delivery_id, recipient) of a message id of ours; None if it is not one."""
-    ((delivery_id, recipient),) = parse_message_ids((text,))
-    return (delivery_id, recipient) if recipient else None
+    found = _parse(text)
+    return None if found == _NOT_OURS else found
 
 
-def parse_message_ids(texts: Iterable[str]) -> list[tuple[int, int]]:
-    """(delivery_id, recipient) of each; (0, 0) for what is not a message id of ours.
+def parse_message_ids(texts: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The delivery_ids and the recipients of these; 0 and 0 for what is not a message id of ours.
 
-    For batches: their messages are of few deliveries, so the first half of an id is read once.
+    For batches, which nearly always hold ordinary ids of few deliveries: those are looked at as one text.
     """
-    delivery_ids: dict[str, int] = {}
-    found = []
-    for text in texts:
-        head, _, tail = text.partition("-")
-        if (delivery_id := delivery_ids.get(head)) is None:
-            delivery_id = delivery_ids[head] = _number(head, _DELIVERY_ID_MAX)
-        recipient = _number(tail, RECIPIENT_MAX)
-        if not recipient and tail[:1] == _PROOF:
-            recipient = -_number(tail[1:], RECIPIENT_MAX)
-        found.append((delivery_id, recipient) if delivery_id and recipient else _NOT_OURS)
-    return found
+    lines = "\n".join(texts)
+    halves = lines.replace("-", "\n").split("\n")
+    if len(halves) == 2 * len(texts) and _ORDINARY_IDS.fullmatch(lines + "\n"):
+        numbers = {head: int(head) for head in set(halves[::2])}
+        if max(numbers.values()) <= _DELIVERY_ID_MAX:
+            return [numbers[head] for head in halves[::2]], list(map(int, halves[1::2]))
+    found = [_parse(text) for text in texts]
+    return [delivery_id for delivery_id, _ in found], [recipient for _, recipient in found]
+
+
+def _parse(text: str) -> tuple[int, int]:
+    head, _, tail = text.partition("-")
+    delivery_id = _number(head, _DELIVERY_ID_MAX)
+    recipient = _number(tail, RECIPIENT_MAX)
+    if not recipient and tail[:1] == _PROOF:
+        recipient = -_number(tail[1:], RECIPIENT_MAX)
+    return (delivery_id, recipient) if delivery_id and recipient else _NOT_OURS
 
 
 def _number(text: str, maximum: int) -> int:

@@ -6,7 +6,7 @@ same row. The same order is written once more, in SQL, in `apply_slot` (store/sc
 other.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -84,25 +84,26 @@ def greatest(observations: Iterable[Observation]) -> Observation:
     return max(observations)
 
 
-def layers(recipients: list[int], rows: list[Observation]) -> list[list[int]]:
-    """Splits a batch into layers in which every recipient appears once; gives each layer's indexes into the batch.
+def layers(indexes: list[int], recipients: list[int], row: Callable[[int], Observation]) -> list[list[int]]:
+    """Splits rows of a batch, given by their indexes, into layers in which every recipient appears once.
 
     The first layer holds the greatest observation of each recipient, the second the next one, and so on. Written in
     that order, the first layer decides the rows and the others lose to it, and are kept as late observations: no
     special path. Exact repetitions inside the batch are dropped. Taking the greatest first is correctness, not speed:
-    one UPDATE that meets a row twice would take either.
+    one UPDATE that meets a row twice would take either. `recipients` are those of the whole batch; `row` makes the
+    observation at an index, for the few that have to be compared.
     """
-    if len(set(recipients)) == len(recipients):
-        return [list(range(len(recipients)))]
+    if len({recipients[i] for i in indexes}) == len(indexes):
+        return [indexes]
     by_recipient: dict[int, list[int]] = {}
-    for index, recipient in enumerate(recipients):
-        by_recipient.setdefault(recipient, []).append(index)
+    for index in indexes:
+        by_recipient.setdefault(recipients[index], []).append(index)
     result: list[list[int]] = [[]]
-    for indexes in by_recipient.values():
-        if len(indexes) > 1:
-            distinct = {rows[i]: i for i in indexes}
-            indexes = [distinct[row] for row in sorted(distinct, reverse=True)]
-        for depth, index in enumerate(indexes):
+    for own in by_recipient.values():
+        if len(own) > 1:
+            distinct = {row(i): i for i in own}
+            own = [distinct[observation] for observation in sorted(distinct, reverse=True)]
+        for depth, index in enumerate(own):
             if depth == len(result):
                 result.append([])
             result[depth].append(index)

@@ -13,7 +13,7 @@ Invariants:
 import asyncio
 import logging
 import random
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
-from delivery_service.domain.identifiers import part_of, slot_of
+from delivery_service.domain.identifiers import slot_of
 from delivery_service.domain.outcome import layers
 from delivery_service.domain.problems import RulesOutdated
 from delivery_service.store.database import (
@@ -70,14 +70,12 @@ class Refused:
 
 @dataclass(slots=True, eq=False)
 class _Piece:
-    """The part of one `apply` call that goes to one writer: the rows of some slots, and what became of them."""
+    """The part of one `apply` call that goes to one writer: these rows of its columns, and what became of them."""
 
     columns: ObservationColumns
     slots: list[int]
     indexes: list[int]
-    done: asyncio.Future[None]
-    unknown: list[int]
-    malformed: list[int]
+    done: asyncio.Future[Refused]
 
 
 @dataclass(slots=True, eq=False)
@@ -142,46 +140,27 @@ class ApplyWriter:
     async def _apply(self, columns: ObservationColumns) -> Refused:
         slot_counts = await self._slot_counts_of(set(columns.delivery_ids))
         proofs = await self._slot_counts_of_proofs(columns) if min(columns.recipients) < 1 else {}
-        unknown: list[int] = []
+        slots = _slots(columns, slot_counts, proofs)
         writers = len(self._writers)
-        indexes_by_writer: list[list[int]] = [[] for _ in range(writers)]
-        slots_by_writer: list[list[int]] = [[] for _ in range(writers)]
-        if (slot := _only_slot(columns, slot_counts)) is not None:
-            writer = (columns.delivery_ids[0] + slot) % writers
-            indexes_by_writer[writer] = list(range(len(columns)))
-            slots_by_writer[writer] = [slot] * len(columns)
-        else:
-            for index, (delivery_id, recipient) in enumerate(
-                zip(columns.delivery_ids, columns.recipients, strict=True)
-            ):
-                slot_count = slot_counts.get(delivery_id)
-                if slot_count is None and recipient < 1:
-                    slot_count = proofs.get(delivery_id)
-                if slot_count is None:
-                    unknown.append(index)
-                    continue
-                slot = slot_of(recipient, slot_count)
-                writer = (delivery_id + slot) % writers
-                indexes_by_writer[writer].append(index)
-                slots_by_writer[writer].append(slot)
-
+        chosen = [
+            (delivery_id + slot) % writers if slot >= 0 else -1
+            for delivery_id, slot in zip(columns.delivery_ids, slots, strict=True)
+        ]
         pieces: dict[int, _Piece] = {}
-        for writer, indexes in enumerate(indexes_by_writer):
-            if indexes:
-                done = asyncio.get_running_loop().create_future()
-                piece = _Piece(columns.take(indexes), slots_by_writer[writer], indexes, done, [], [])
-                self._writers[writer].submit(piece)
-                pieces[writer] = piece
+        for writer in set(chosen) - {-1}:
+            indexes = [index for index, choice in enumerate(chosen) if choice == writer]
+            pieces[writer] = _Piece(columns, slots, indexes, asyncio.get_running_loop().create_future())
+            self._writers[writer].submit(pieces[writer])
         try:
-            await asyncio.gather(*(piece.done for piece in pieces.values()))
+            refused = await asyncio.gather(*(piece.done for piece in pieces.values()))
         except asyncio.CancelledError:
             # The writers finish what they have begun; the rest, which has no share of the budget any more, they drop.
             for writer, piece in pieces.items():
                 self._writers[writer].withdraw(piece)
             raise
-        for piece in pieces.values():
-            unknown += [piece.indexes[i] for i in piece.unknown]
-        return Refused(sorted(unknown), sorted(piece.indexes[i] for piece in pieces.values() for i in piece.malformed))
+        unknown = [index for index, slot in enumerate(slots) if slot < 0] if -1 in slots else []
+        unknown += [index for piece in refused for index in piece.unknown]
+        return Refused(sorted(unknown), sorted(index for piece in refused for index in piece.malformed))
 
     async def _slot_counts_of(self, delivery_ids: set[int]) -> dict[int, int]:
         """The slot counts of those that exist and have been started; cached, for they never change any more."""
@@ -202,16 +181,16 @@ class ApplyWriter:
         return {row["delivery_id"]: row["slot_count"] for row in rows}
 
 
-def _only_slot(columns: ObservationColumns, slot_counts: dict[int, int]) -> int | None:
-    """The slot of all rows if they are of one delivery and one part, as the answers of a relayed batch are."""
-    delivery_id, recipients = columns.delivery_ids[0], columns.recipients
-    if (
-        delivery_id not in slot_counts
-        or part_of(min(recipients)) != part_of(max(recipients))
-        or columns.delivery_ids.count(delivery_id) < len(columns)
-    ):
-        return None
-    return slot_of(recipients[0], slot_counts[delivery_id])
+def _slots(columns: ObservationColumns, slot_counts: dict[int, int], proofs: dict[int, int]) -> list[int]:
+    """The slot of each row; -1 if there is no such delivery, or none that such a message can be of by now."""
+    delivery_ids, recipients = columns.delivery_ids, columns.recipients
+    if len(slot_counts) == 1 and (slot_count := slot_counts.get(delivery_ids[0])) and columns.is_of_one_delivery:
+        return [slot_of(recipient, slot_count) for recipient in recipients]
+    counts = [
+        slot_counts.get(delivery_id) or (proofs.get(delivery_id) if recipient < 1 else None)
+        for delivery_id, recipient in zip(delivery_ids, recipients, strict=True)
+    ]
+    return [slot_of(r, count) if count else -1 for r, count in zip(recipients, counts, strict=True)]
 
 
 class _Writer:
@@ -285,29 +264,17 @@ class _Writer:
 
     async def _write(self, pieces: list[_Piece]) -> None:
         """Writes some pieces and tells their owners. Never raises but when cancelled."""
-        if len(pieces) == 1:
-            columns, slots = pieces[0].columns, pieces[0].slots
-        else:
-            columns, slots = ObservationColumns(), []
-            for piece in pieces:
-                columns.extend(piece.columns)
-                slots += piece.slots
+        piece = pieces[0] if len(pieces) == 1 else _joined(pieces)
         try:
-            unknown, malformed = await self._write_rows(columns, slots, list(range(len(slots))))
+            unknown, malformed = await self._write_rows(piece.columns, piece.slots, piece.indexes)
         except asyncpg.ObjectNotInPrerequisiteStateError:
             await self._refuse_outdated(pieces)
             return
-        owner = 0
-        begin = 0
-        for index, kind in sorted([(i, "unknown") for i in unknown] + [(i, "malformed") for i in malformed]):
-            while index >= begin + len(pieces[owner].indexes):
-                begin += len(pieces[owner].indexes)
-                owner += 1
-            (pieces[owner].unknown if kind == "unknown" else pieces[owner].malformed).append(index - begin)
-        self._committed(set(columns.delivery_ids))
-        for piece in pieces:
-            if not piece.done.done():
-                piece.done.set_result(None)
+        self._committed({piece.columns.delivery_ids[i] for i in piece.indexes})
+        refused = [Refused(unknown, malformed)] if len(pieces) == 1 else _shared_out(pieces, unknown, malformed)
+        for owner, its in zip(pieces, refused, strict=True):
+            if not owner.done.done():
+                owner.done.set_result(its)
 
     async def _refuse_outdated(self, pieces: list[_Piece]) -> None:
         """Some of these were read by outdated rules: their owners are told so, the others' are written."""
@@ -381,6 +348,27 @@ class _Writer:
         return [i for i in late.indexes if (columns.delivery_ids[i], columns.recipients[i]) in unknown]
 
 
+def _joined(pieces: list[_Piece]) -> _Piece:
+    """All their rows in one."""
+    columns, slots = ObservationColumns(), list[int]()
+    for piece in pieces:
+        columns.extend(piece.columns.take(piece.indexes))
+        slots += [piece.slots[i] for i in piece.indexes]
+    return _Piece(columns, slots, list(range(len(slots))), pieces[0].done)
+
+
+def _shared_out(pieces: list[_Piece], unknown: list[int], malformed: list[int]) -> list[Refused]:
+    """What was refused of the joined rows, piece by piece: indexes into the columns of each."""
+    result = []
+    begin = 0
+    for piece in pieces:
+        end = begin + len(piece.indexes)
+        own = [[piece.indexes[i - begin] for i in indexes if begin <= i < end] for indexes in (unknown, malformed)]
+        result.append(Refused(*own))
+        begin = end
+    return result
+
+
 @dataclass(slots=True)
 class _Layout:
     """A batch as a statement takes it: layers, each of one slot, in the order in which slots are locked.
@@ -395,22 +383,21 @@ class _Layout:
     @classmethod
     def of(cls, columns: ObservationColumns, slots: list[int], indexes: list[int]) -> "_Layout":
         """Groups rows by slot; of a recipient that occurs more than once in a group, the greatest comes first."""
-        groups: dict[tuple[int, int], list[int]] = {}
         delivery_ids, recipients = columns.delivery_ids, columns.recipients
-        if len(set(slots)) == 1 and len(set(delivery_ids)) == 1:
-            groups[delivery_ids[0], slots[0]] = indexes
-        else:
+        groups: dict[tuple[int, int], list[int]]
+        if columns.is_of_one_delivery:
+            by_slot: defaultdict[int, list[int]] = defaultdict(list)
             for index in indexes:
-                groups.setdefault((delivery_ids[index], slots[index]), []).append(index)
+                by_slot[slots[index]].append(index)
+            groups = {(delivery_ids[0], slot): members for slot, members in by_slot.items()}
+        else:
+            groups = defaultdict(list)
+            for index in indexes:
+                groups[delivery_ids[index], slots[index]].append(index)
         layout = cls([], [], [])
-        for key in sorted(groups):  # every writer takes slot locks in this order
-            members = groups[key]
-            group_recipients = [recipients[i] for i in members]
-            if len(set(group_recipients)) == len(members):
-                layout.append(key, members)
-                continue
-            for layer in layers(group_recipients, [columns.observation(i) for i in members]):
-                layout.append(key, [members[i] for i in layer])
+        for key, members in sorted(groups.items()):  # every writer takes slot locks in this order
+            for layer in layers(members, recipients, columns.observation):
+                layout.append(key, layer)
         return layout
 
     def append(self, key: tuple[int, int], indexes: list[int]) -> None:

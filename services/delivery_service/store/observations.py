@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from delivery_service.domain.outcome import FAILING, Observation
+from delivery_service.store import array_literals
 
 
 @dataclass(slots=True)
@@ -35,11 +36,18 @@ class ObservationColumns:
     def __len__(self) -> int:
         return len(self.recipients)
 
+    @property
+    def is_of_one_delivery(self) -> bool:
+        """Whether all are of the same delivery. There is at least one."""
+        return self.delivery_ids.count(self.delivery_ids[0]) == len(self)
+
     def normalise(self) -> None:
         """Blanks type, reason and text where nothing failed (domain.outcome.normalise, for columns)."""
         types, reasons, diagnostics = self.failure_types, self.reasons, self.diagnostics
-        for index, outcome in enumerate(self.outcomes):
-            if outcome not in FAILING and (diagnostics[index] or reasons[index] or types[index]):
+        rows = zip(types, reasons, diagnostics, strict=True)
+        told = [i for i, (type_, reason, text) in enumerate(rows) if type_ or reason or text]
+        for index in told:
+            if self.outcomes[index] not in FAILING:
                 types[index] = reasons[index] = 0
                 diagnostics[index] = ""
 
@@ -62,10 +70,11 @@ class ObservationColumns:
             return self
         return ObservationColumns(*([column[i] for i in indexes] for column in self._columns()))
 
-    def statement_values(self) -> tuple[list[Any], ...]:
-        """The columns as the statements of the apply path take them: without the deliveries, empty if all zero."""
+    def statement_values(self) -> tuple[str, ...]:
+        """The columns as the statements of the apply path take them: literals, without the deliveries, empty if all
+        are zero."""
         _, *columns = self._columns()
-        return tuple(column if any(column) else [] for column in columns)
+        return tuple(_literal(column) for column in columns)
 
     def extend(self, other: "ObservationColumns") -> None:
         """Appends all of the other's."""
@@ -74,6 +83,12 @@ class ObservationColumns:
 
     def _columns(self) -> list[list[Any]]:
         return [getattr(self, name) for name in _NAMES]
+
+
+def _literal(column: list[Any]) -> str:
+    if not any(column):
+        return array_literals.EMPTY
+    return array_literals.texts(column) if isinstance(column[0], str) else array_literals.integers(column)
 
 
 _NAMES = [column.name for column in fields(ObservationColumns)]

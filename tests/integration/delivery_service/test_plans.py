@@ -11,6 +11,7 @@ import pytest
 
 from delivery_service.domain.identifiers import RECIPIENTS_PER_PART as PART
 from delivery_service.store.database import WRITER_PLANS
+from delivery_service.store.observations import ObservationColumns
 from delivery_service.store.queries import queries, query
 from tests.support.large_world import (
     DOMAINS,
@@ -59,9 +60,9 @@ def by_key(*arguments: Any, **more: int) -> Hot:
 
 
 def columns(recipients: list[int], outcome: int) -> tuple[Any, ...]:
-    """Of observations that say so, an hour from now; empty columns are all zeros."""
+    """Of observations that say so, an hour from now, and nothing more."""
     times = [int((NOW + HOUR).timestamp() * 1e6)] * len(recipients)
-    return (recipients, [outcome] * len(recipients), times, [], [], [], [], [], [], [])
+    return ObservationColumns.without_detail(LARGE, recipients, outcome, times).statement_values()
 
 
 HOT: Final[dict[str, Hot]] = {

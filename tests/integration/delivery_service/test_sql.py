@@ -13,6 +13,7 @@ import pytest
 
 from delivery_service.store.database import DatabaseSettings, SchemaOutdated, open_pool
 from delivery_service.store.migrate import migrate, migrations
+from delivery_service.store.observations import ObservationColumns
 from delivery_service.store.queries import queries, query
 from tests.support.postgres import DatabaseFactory, connected
 
@@ -204,10 +205,11 @@ async def test_applying_reads_rows_by_the_primary_key_and_updates_them_in_place(
         for begin in range(1_024, 1_024 + 4 * size, size):
             recipients = [r for r in range(begin, begin + size) if r // 1_024 % 4 == 1]
             n = len(recipients)
-            columns = (recipients, [5] * n, [1_800_000_000_000_000] * n, [0] * n, [0] * n, [250] * n)
-            texts = ([""] * n, [""] * n, [1] * n, [1] * n)
+            columns = ObservationColumns.without_detail(DELIVERY_ID, recipients, 5, [1_800_000_000_000_000] * n)
             now = await connection.fetchval("select now()")
-            assert await connection.fetchval(query("apply_slot"), DELIVERY_ID, 1, now, *columns, *texts) is None
+            assert (
+                await connection.fetchval(query("apply_slot"), DELIVERY_ID, 1, now, *columns.statement_values()) is None
+            )
         after = await _send_log_statistics(connection)
 
     updated = after["n_tup_upd"] - before["n_tup_upd"]

@@ -12,6 +12,7 @@ from delivery_service.domain.identifiers import (
     new_delivery_id,
     parse_delivery_id,
     parse_message_id,
+    parse_message_ids,
     part_of,
     slot_of,
 )
@@ -66,3 +67,13 @@ def test_recipients_of_one_part_share_one_slot(recipient: int, slots: int) -> No
     first_of_part = part_of(recipient) * RECIPIENTS_PER_PART
 
     assert slot_of(recipient, slots) == slot_of(first_of_part, slots) < slots
+
+
+_IDS = st.builds(message_id, st.integers(1, 2**63 - 1), st.integers(-5, 2**31 - 1).filter(bool))
+
+
+@given(st.lists(_IDS | st.sampled_from(["", "1-0", "1-2\n3-4", f"{2**63}-1", "1", f"1-{2**31}"]) | st.text(max_size=9)))
+def test_a_batch_of_message_ids_is_read_as_each_of_them_alone(texts: list[str]) -> None:
+    delivery_ids, recipients = parse_message_ids(texts)
+
+    assert list(zip(delivery_ids, recipients, strict=True)) == [parse_message_id(text) or (0, 0) for text in texts]

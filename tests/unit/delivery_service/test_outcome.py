@@ -101,7 +101,7 @@ def test_layers_hold_every_distinct_fact_once_with_the_greatest_of_each_recipien
 ) -> None:
     recipients, rows = [r for r, _ in facts], [normalise(o) for _, o in facts]
 
-    found = layers(recipients, rows)
+    found = layers(list(range(len(rows))), recipients, rows.__getitem__)
 
     for layer in found:
         assert len({recipients[i] for i in layer}) == len(layer)

@@ -1,16 +1,23 @@
--- The apply path; the functions are in schema/0002_apply.sql and schema/0026_apply_relayed.sql.
+-- The apply path; the functions are in schema/0002_apply.sql and schema/0026_apply_relayed.sql. Columns of observations
+-- come as literals of arrays (array_literals.py), an empty one for a column of zeros.
 
 -- name: apply_slots
-select layer, recipient from apply_slots($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
+select layer, recipient from apply_slots($1, $2, $3, $4,
+    $5::text::integer[], $6::text::smallint[], $7::text::bigint[], $8::text::smallint[], $9::text::smallint[],
+    $10::text::smallint[], $11::text::text[], $12::text::text[], $13::text::smallint[], $14::text::smallint[]);
 
 -- name: apply_slot
-select apply_slot($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
+select apply_slot($1, $2, $3,
+    $4::text::integer[], $5::text::smallint[], $6::text::bigint[], $7::text::smallint[], $8::text::smallint[],
+    $9::text::smallint[], $10::text::text[], $11::text::text[], $12::text::smallint[], $13::text::smallint[]);
 
 -- name: apply_relayed
 select apply_relayed($1, $2, $3, $4, $5);
 
 -- name: keep_late
-select delivery_id, recipient from keep_late($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
+select delivery_id, recipient from keep_late($1, $2, $3, $4,
+    $5::text::integer[], $6::text::smallint[], $7::text::bigint[], $8::text::smallint[], $9::text::smallint[],
+    $10::text::smallint[], $11::text::text[], $12::text::text[], $13::text::smallint[], $14::text::smallint[]);
 
 -- name: apply_tracking
 select apply_tracking($1, $2, $3, $4, $5, $6);
