@@ -61,6 +61,7 @@ from delivery_service.store.recipients import Recipients
 from delivery_service.store.recurrences import Recurrences
 from delivery_service.store.relay_parts import RelayParts
 from delivery_service.store.requalification import Requalification
+from delivery_service.store.retention import Retention
 from delivery_service.store.retries import Retries
 from delivery_service.store.send_logs import SendLogs
 from delivery_service.store.suppressions import Suppressions
@@ -78,6 +79,7 @@ from delivery_service.workers.preparation import PreparationWorker
 from delivery_service.workers.recurrence import RecurrenceWorker
 from delivery_service.workers.relay import RelayWorker
 from delivery_service.workers.relay_stream import RelayCall
+from delivery_service.workers.retention import RetentionWorker
 from delivery_service.workers.start import StartWorker
 from service_runtime.access import AccessPolicy, TokenVerifier, required_roles
 from service_runtime.admin_http import AdminHttp
@@ -227,6 +229,11 @@ class App:
         suppressions = Suppressions(pool, settings.suppression_entries_per_list_max)
         recurrences = Recurrences(pool, settings.long_statement_timeout_seconds)
         recurrence = RecurrenceWorker(deliveries, recurrences, commands, settings, clock, metrics, self._changed)
+        retention = Retention(
+            database,
+            settings.retention_lock_timeout_seconds,
+            concurrently=settings.retention_detach_concurrently,
+        )
         poll = settings.worker_poll_seconds
         for name, work in (
             ("preparation", preparation.work),
@@ -243,6 +250,7 @@ class App:
             ("mta-contact", contact.work),
             ("recurrence", recurrence.work),
             ("audience-copy", AudienceCopyWorker(commands, settings, self._changed).work),
+            ("retention", RetentionWorker(retention, settings, clock, metrics).work),
             ("deletion", DeletionWorker(commands, suppressions, settings).work),
         ):
             loop = PollLoop(name, work, poll, clock)

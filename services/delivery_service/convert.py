@@ -198,6 +198,7 @@ def delivery_to_pb(delivery: Delivery) -> delivery_pb2.Delivery:
         paused_domains=[_domain_pause(pause) for pause in delivery.domain_pauses.paused],
         validity_closed_time=timestamp(delivery.validity_closed_time),
         settled_time=timestamp(delivery.settled_time),
+        log_dropped_time=timestamp(delivery.log_dropped_time),
         requires_approval=delivery.requires_approval,
         approval=_approval(delivery),
         pacing=_pacing(delivery),

@@ -29,6 +29,7 @@ CASES: Final = (0, 2, 5, 12, 48)
 BATCH, MANY, BATCHES = 2_000, 1_000, 10
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _LAST_WITHOUT: Final = 28
+_MIGRATIONS: Final = migration.migrations()
 
 
 def cpu_seconds(pid: int) -> float:
@@ -40,7 +41,7 @@ def cpu_seconds(pid: int) -> float:
 @asynccontextmanager
 async def case(server_dsn: str, partitions: int) -> AsyncIterator[asyncpg.Connection]:
     """A writer's connection to a database with so many partitions, and its deliveries: 1 the large one."""
-    kept = {n: s for n, s in migration.migrations().items() if partitions or n <= _LAST_WITHOUT}
+    kept = {n: s for n, s in _MIGRATIONS.items() if partitions or n <= _LAST_WITHOUT}
     with patch.object(migration, "migrations", lambda: kept):
         async with DatabaseFactory.on(server_dsn) as databases, databases.fresh() as dsn:
             async with connected(dsn) as connection:

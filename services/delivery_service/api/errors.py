@@ -53,6 +53,7 @@ ERROR_TABLE: Final[ErrorTable] = {
     problems.ChunkOutOfOrder: _row(grpc.StatusCode.OUT_OF_RANGE, ErrorReason.ERROR_REASON_CHUNK_OUT_OF_ORDER),
     problems.LimitReached: _row(grpc.StatusCode.RESOURCE_EXHAUSTED, ErrorReason.ERROR_REASON_LIMIT_REACHED),
     problems.LogOutOfRange: _row(grpc.StatusCode.OUT_OF_RANGE, ErrorReason.ERROR_REASON_LOG_OUT_OF_RANGE),
+    problems.LogDropped: _row(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_LOG_DROPPED),
     problems.MessageNotRendered: _row(
         grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_MESSAGE_NOT_RENDERED
     ),
