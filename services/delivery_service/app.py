@@ -24,6 +24,7 @@ from delivery_service.api.before_the_send import BeforeTheSendCalls
 from delivery_service.api.commands import CommandCalls
 from delivery_service.api.control import ControlCalls
 from delivery_service.api.deliveries import DeliveryCalls
+from delivery_service.api.erasures import ErasureCalls
 from delivery_service.api.errors import DOMAIN, ERROR_TABLE
 from delivery_service.api.exclusions import ExclusionCalls
 from delivery_service.api.explanations import ExplanationCalls
@@ -52,6 +53,7 @@ from delivery_service.store.commands import Commands
 from delivery_service.store.control import Control
 from delivery_service.store.database import DatabaseSettings, open_pool
 from delivery_service.store.deliveries import Deliveries
+from delivery_service.store.erasures import Erasures
 from delivery_service.store.exclusions import Exclusions
 from delivery_service.store.explanations import Explanations
 from delivery_service.store.feedback import FeedbackStore
@@ -293,6 +295,7 @@ class App:
                     clock,
                     self._changed,
                 ),
+                ErasureCalls(Erasures(pool, settings.erasure_recipients_per_step), settings, clock, self._changed),
             ),
         )
         await self._open_doors(

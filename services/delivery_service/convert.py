@@ -160,6 +160,7 @@ def totals_to_pb(delivery: Delivery, totals: Totals, now: datetime) -> occurrenc
         delivery_id=str(delivery.delivery_id),
         children=totals.children,
         skipped_occurrences=totals.skipped,
+        children_without_log=totals.children_without_log,
         to_deliver=totals.counts.to_deliver,
         outcomes=outcomes_to_pb(totals.counts),
         with_efs=modes.get(FeedbackMode.WITH_EFS),

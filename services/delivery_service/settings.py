@@ -217,6 +217,9 @@ class Settings(BaseSettings):
     retention_detach_concurrently: bool = True
     """Off on Citus, which can't."""
 
+    erasure_recipients_per_step: int = Field(500, ge=1, le=5_000)
+    """Recipients of an erased profile that are looked at in one statement."""
+
     @property
     def source_silence(self) -> timedelta:
         return timedelta(seconds=self.source_silence_seconds)

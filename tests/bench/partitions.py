@@ -26,7 +26,7 @@ from tests.support.postgres import DatabaseFactory, connected, server
 
 CASES: Final = (0, 2, 5, 12, 48)
 """Partitions per table; 0: the schema before it had any."""
-BATCH, MANY, BATCHES = 2_000, 1_000, 10
+BATCH, MANY, BATCHES = 2_000, 1_000, 4
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _LAST_WITHOUT: Final = 28
 _MIGRATIONS: Final = migration.migrations()

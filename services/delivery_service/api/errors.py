@@ -47,6 +47,7 @@ ERROR_TABLE: Final[ErrorTable] = {
         grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_SUPPRESSION_LIST_IN_USE
     ),
     problems.NothingToRetry: _row(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_NOTHING_TO_RETRY),
+    problems.ErasureBlocked: _row(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_ERASURE_BLOCKED),
     problems.PlanChanged: _row(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_PLAN_CHANGED),
     problems.DeliveryChanged: _row(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_DELIVERY_CHANGED),
     problems.AlreadyRunning: _row(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_ALREADY_RUNNING),

@@ -12,7 +12,7 @@ Problem
  ├─ LogOutOfRange · LogDropped · MessageNotRendered
  ├─ ApprovalMissing · SecondPersonNeeded
  ├─ SuppressionListNotFound · SuppressionListExists · SuppressionListInUse
- ├─ NothingToRetry
+ ├─ NothingToRetry · ErasureBlocked
  ├─ MtaSideUnavailable
  └─ RulesOutdated           newer qualification rules than the caller's are in force
 """
@@ -216,6 +216,18 @@ class NothingToRetry(Problem):
         super().__init__(
             f"delivery {delivery_id} has no failed recipient that passes the filter: there is nothing to retry",
             metadata={"delivery_id": str(delivery_id)},
+        )
+
+
+class ErasureBlocked(Problem):
+    """Messages to the profile are still to leave."""
+
+    def __init__(self, delivery_ids: Sequence[int]) -> None:
+        listed = ", ".join(map(str, delivery_ids))
+        super().__init__(
+            f"messages to the profile are still to leave, of deliveries {listed}: unconfirm, stop or decline these, or "
+            "wait until they have left; then erase again",
+            metadata={"delivery_ids": listed},
         )
 
 

@@ -151,11 +151,15 @@ async def test_three_years_of_deliveries_by_two_replicas_keep_what_they_should(d
                 async with connected(database) as connection:
                     for kind, days in ((1, 182), (2, 730)):
                         due = await connection.fetch(
-                            "select suffix from retention_range where kind = $1 and end_id < $2",
+                            "select r.suffix, d.delivery_id, d.state, d.settled_time, d.log_dropped_time, "
+                            "e.stale_since_time, r.drop_time from retention_range r "
+                            "left join delivery d on d.delivery_id >= r.begin_id and d.delivery_id < r.end_id "
+                            "left join engagement e using (delivery_id) "
+                            "where r.kind = $1 and r.end_id < $2",
                             kind,
                             first_id_at(now - (days + 20) * DAY),
                         )
-                        assert due == []
+                        assert due == [], due
 
             await one.until(up_to_date)
             for settled_time, delivery_id, kpis in kept:
@@ -355,7 +359,8 @@ async def test_what_was_stopped_half_way_is_finished_by_another(database: str, t
         async with connected(database) as old:
             transaction = old.transaction()
             await transaction.start()
-            await old.fetch("select from send_log, recipient, transition, late_observation, observation_detail limit 1")
+            await old.fetch("select from send_log, recipient, transition, late_observation, observation_detail, "
+                "tracking_log, exclusion_log, relay_part limit 1")
             with pytest.raises(asyncpg.LockNotAvailableError):
                 while await held.drop_step():  # waits for that transaction, in vain
                     pass

@@ -85,6 +85,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. Retention has dropped the delivery's audience and logs, and the command needs them. Metadata:
     delivery_id, log_dropped_time.
     """
+    ERROR_REASON_ERASURE_BLOCKED: _ErrorReason.ValueType  # 44
+    """FAILED_PRECONDITION. Messages to the profile are still to leave: unconfirm, stop or decline these deliveries, or wait
+    until they have left; then call again. Metadata: delivery_ids (comma-separated, some of them).
+    """
     ERROR_REASON_MESSAGE_NOT_RENDERED: _ErrorReason.ValueType  # 41
     """FAILED_PRECONDITION. The message can't be made for this recipient: the text says what is wrong with template or
     attributes. Metadata: delivery_id, recipient.
@@ -189,6 +193,10 @@ log_dropped_time if retention has dropped the log.
 ERROR_REASON_LOG_DROPPED: ErrorReason.ValueType  # 43
 """FAILED_PRECONDITION. Retention has dropped the delivery's audience and logs, and the command needs them. Metadata:
 delivery_id, log_dropped_time.
+"""
+ERROR_REASON_ERASURE_BLOCKED: ErrorReason.ValueType  # 44
+"""FAILED_PRECONDITION. Messages to the profile are still to leave: unconfirm, stop or decline these deliveries, or wait
+until they have left; then call again. Metadata: delivery_ids (comma-separated, some of them).
 """
 ERROR_REASON_MESSAGE_NOT_RENDERED: ErrorReason.ValueType  # 41
 """FAILED_PRECONDITION. The message can't be made for this recipient: the text says what is wrong with template or
