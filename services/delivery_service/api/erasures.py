@@ -68,9 +68,7 @@ class _Found:
 class ErasureCalls:
     """`changed` is called with each delivery that lost someone: drafts may have gone back to EDITING."""
 
-    def __init__(
-        self, erasures: Erasures, settings: Settings, clock: Clock, changed: Callable[[int], None]
-    ) -> None:
+    def __init__(self, erasures: Erasures, settings: Settings, clock: Clock, changed: Callable[[int], None]) -> None:
         self._erasures = erasures
         self._settings = settings
         self._clock = clock

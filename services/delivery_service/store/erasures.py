@@ -75,9 +75,7 @@ class Erasures:
             if len(rows) < self._step:
                 return
 
-    async def erase(
-        self, delivery_id: int, recipients: Sequence[int], erasure_id: str, now: datetime
-    ) -> Erased | None:
+    async def erase(self, delivery_id: int, recipients: Sequence[int], erasure_id: str, now: datetime) -> Erased | None:
         """Erases these recipients of a delivery. None: a message of theirs is still to leave."""
         row = await self._pool.fetchrow(query("erase_recipients"), delivery_id, recipients, erasure_id, now)
         return None if row is None else Erased(row["reports"], row["tracking_facts"])

@@ -14,7 +14,6 @@ from delivery_service.domain.problems import (
     DeliveryNotFound,
     LimitReached,
     LogDropped,
-    LogDropped,
     UploadNotFound,
     child_is_fixed,
 )

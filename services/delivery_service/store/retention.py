@@ -75,7 +75,7 @@ class HeldRetention:
         return [Range(kind, row["begin_id"], row["end_id"], row["suffix"]) for row in rows]
 
     async def announce(self, dropped: Range, before: datetime, now: datetime) -> int | None:
-        """From now on readers are told that it is gone. Else a delivery that keeps it: it is not over since `before`."""
+        """From now on readers are told that it is gone. Else a delivery that keeps it: not over since `before`."""
         statement = _ANNOUNCE[dropped.kind]
         keeper: int | None = await self._connection.fetchval(statement, dropped.begin_id, dropped.end_id, before, now)
         return keeper

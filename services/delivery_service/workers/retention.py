@@ -1,11 +1,11 @@
 """Drops what is kept long enough, a range of deliveries at a time, and makes ranges ahead of time.
 
 Invariants:
-- A range is dropped as a whole or not at all: once every delivery in it is over for as long as it is kept. One that stays
-  open keeps its whole range; that is logged, and a metric.
+- A range is dropped as a whole or not at all: once every delivery in it is over for as long as it is kept. One that
+  stays open keeps its whole range; that is logged, and a metric.
 - Readers are told before the first row is gone (`log_dropped_time`, committed by itself).
-- Each step is one statement that the catalog tells to be next: a process may be killed between any two of them, or in the
-  middle of one, and any replica goes on.
+- Each step is one statement that the catalog tells to be next: a process may be killed between any two of them, or in
+  the middle of one, and any replica goes on.
 """
 
 import logging

@@ -105,8 +105,8 @@ async def partitions_of(dsn: str, delivery_id: int, kind: RangeKind) -> list[str
             kind,
         )
         rows = await connection.fetch(
-            "select c.relname from pg_class c join retained_table t on c.relname = any (select t.table_name || '_' || s "
-            "from unnest($1::text[]) s) where t.kind = $2 and c.relkind = 'r'",
+            "select c.relname from pg_class c join retained_table t on c.relname = any ("
+            "select t.table_name || '_' || s from unnest($1::text[]) s) where t.kind = $2 and c.relkind = 'r'",
             [row["suffix"] for row in suffixes],
             kind,
         )
@@ -138,42 +138,41 @@ async def drain(call: Any) -> list[Any]:
 
 
 async def test_three_years_of_deliveries_by_two_replicas_keep_what_they_should(database: str, tmp_path: Path) -> None:
-    async with years(database, tmp_path / "a") as one:
-        async with delivery_stack(database, tmp_path / "b", clock=one.clock):
-            kept: list[tuple[datetime, str, kpis_pb2.Kpis]] = []
-            for _ in range(36):
-                delivery_id = await one.settled()
-                kept.append((one.clock.now(), delivery_id, await one.stack.kpis(delivery_id)))
-                one.pass_by(15 * DAY)
-            now = one.clock.now()
+    async with years(database, tmp_path / "a") as one, delivery_stack(database, tmp_path / "b", clock=one.clock):
+        kept: list[tuple[datetime, str, kpis_pb2.Kpis]] = []
+        for _ in range(36):
+            delivery_id = await one.settled()
+            kept.append((one.clock.now(), delivery_id, await one.stack.kpis(delivery_id)))
+            one.pass_by(15 * DAY)
+        now = one.clock.now()
 
-            async def up_to_date() -> None:
-                async with connected(database) as connection:
-                    for kind, days in ((1, 182), (2, 730)):
-                        due = await connection.fetch(
-                            "select r.suffix, d.delivery_id, d.state, d.settled_time, d.log_dropped_time, "
-                            "e.stale_since_time, r.drop_time from retention_range r "
-                            "left join delivery d on d.delivery_id >= r.begin_id and d.delivery_id < r.end_id "
-                            "left join engagement e using (delivery_id) "
-                            "where r.kind = $1 and r.end_id < $2",
-                            kind,
-                            first_id_at(now - (days + 20) * DAY),
-                        )
-                        assert due == [], due
+        async def up_to_date() -> bool:
+            async with connected(database) as connection:
+                for kind, days in ((1, 182), (2, 730)):
+                    due = await connection.fetch(
+                        "select r.suffix, d.delivery_id, d.state, d.settled_time, d.log_dropped_time, "
+                        "e.stale_since_time, r.drop_time from retention_range r "
+                        "left join delivery d on d.delivery_id >= r.begin_id and d.delivery_id < r.end_id "
+                        "left join engagement e using (delivery_id) "
+                        "where r.kind = $1 and r.end_id < $2",
+                        kind,
+                        first_id_at(now - (days + 20) * DAY),
+                    )
+                    assert due == [], due
 
-            await one.until(up_to_date)
-            for settled_time, delivery_id, kpis in kept:
-                age = now - settled_time
-                if age < 182 * DAY:
-                    assert len((await drain_logs(one.stack, delivery_id)).send_logs) == 3
-                elif age > (182 + 91 + 20) * DAY:
-                    if age < 730 * DAY:
-                        left = await one.stack.kpis(delivery_id)
-                        assert left.outcomes == kpis.outcomes
-                        assert left.engagement.opened == kpis.engagement.opened == 1
-                        await refuses(drain_logs(one.stack, delivery_id), OUT_OF_RANGE, "LOG_OUT_OF_RANGE")
-                    elif age > (730 + 364 + 20) * DAY:
-                        await refuses(one.stack.delivery(delivery_id), NOT_FOUND, "DELIVERY_NOT_FOUND")
+        await one.until(up_to_date)
+        for settled_time, delivery_id, kpis in kept:
+            age = now - settled_time
+            if age < 182 * DAY:
+                assert len((await drain_logs(one.stack, delivery_id)).send_logs) == 3
+            elif age > (182 + 91 + 20) * DAY:
+                if age < 730 * DAY:
+                    left = await one.stack.kpis(delivery_id)
+                    assert left.outcomes == kpis.outcomes
+                    assert left.engagement.opened == kpis.engagement.opened == 1
+                    await refuses(drain_logs(one.stack, delivery_id), OUT_OF_RANGE, "LOG_OUT_OF_RANGE")
+                elif age > (730 + 364 + 20) * DAY:
+                    await refuses(one.stack.delivery(delivery_id), NOT_FOUND, "DELIVERY_NOT_FOUND")
     async with connected(database) as connection:
         counts = await connection.fetch("select inhparent, count(*) as n from pg_inherits group by 1")
         assert max(row["n"] for row in counts) <= 7, "ranges pile up"
@@ -204,7 +203,7 @@ async def test_once_the_log_is_dropped_every_call_says_so_and_the_kpis_stay(data
             stub.ListTrackingEvents(look_ups_pb2.ListTrackingEventsRequest(delivery_id=delivery_id)),
             stub.ListExclusions(exclusion_pb2.ListExclusionsRequest(delivery_id=delivery_id)),
             stub.GetKpiBreakdown(
-                look_ups_pb2.GetKpiBreakdownRequest(delivery_id=delivery_id, by=look_ups_pb2.KPI_GROUP_BY_REASON)
+                look_ups_pb2.GetKpiBreakdownRequest(delivery_id=delivery_id, by=look_ups_pb2.KPI_BREAKDOWN_BY_REASON)
             ),
             drain(stub.WatchSendLogs(send_log_feed_pb2.WatchSendLogsRequest(delivery_id=delivery_id))),
             drain(stub.ExportSendLogs(send_log_feed_pb2.ExportSendLogsRequest(delivery_id=delivery_id))),
@@ -214,9 +213,7 @@ async def test_once_the_log_is_dropped_every_call_says_so_and_the_kpis_stay(data
         commands: list[Awaitable[Any]] = [
             stub.ComputeStatistics(pb.ComputeStatisticsRequest(delivery_id=delivery_id)),
             stub.RetryFailed(retry_pb2.RetryFailedRequest(delivery_id=delivery_id)),
-            stub.DuplicateDelivery(
-                commands_pb2.DuplicateDeliveryRequest(delivery_id=delivery_id, with_audience=True)
-            ),
+            stub.DuplicateDelivery(commands_pb2.DuplicateDeliveryRequest(delivery_id=delivery_id, with_audience=True)),
         ]
         for command in commands:
             await refuses(command, PRECONDITION, "LOG_DROPPED")
@@ -320,7 +317,7 @@ async def test_a_reader_during_the_drop_sees_all_or_is_told(database: str, tmp_p
             nonlocal whole
             while not told.is_set():
                 try:
-                    rows = (await stub.ListSendLogs(pb.ListSendLogsRequest(delivery_id=delivery_id, page_size=1_000)))
+                    rows = await stub.ListSendLogs(pb.ListSendLogsRequest(delivery_id=delivery_id, page_size=1_000))
                     assert len(rows.send_logs) == 1_000
                     exported = await drain(
                         stub.ExportSendLogs(send_log_feed_pb2.ExportSendLogsRequest(delivery_id=delivery_id))
@@ -359,8 +356,10 @@ async def test_what_was_stopped_half_way_is_finished_by_another(database: str, t
         async with connected(database) as old:
             transaction = old.transaction()
             await transaction.start()
-            await old.fetch("select from send_log, recipient, transition, late_observation, observation_detail, "
-                "tracking_log, exclusion_log, relay_part limit 1")
+            await old.fetch(
+                "select from send_log, recipient, transition, late_observation, observation_detail, "
+                "tracking_log, exclusion_log, relay_part limit 1"
+            )
             with pytest.raises(asyncpg.LockNotAvailableError):
                 while await held.drop_step():  # waits for that transaction, in vain
                     pass
@@ -405,8 +404,14 @@ async def test_without_a_range_for_it_a_delivery_is_made_all_the_same(database: 
 
 async def _range_count(dsn: str, count: int) -> bool:
     async with connected(dsn) as connection:
-        return int(await connection.fetchval("select count(*) from retention_range where end_id is null or "
-                                             "suffix <> 'first'")) >= count
+        return (
+            int(
+                await connection.fetchval(
+                    "select count(*) from retention_range where end_id is null or suffix <> 'first'"
+                )
+            )
+            >= count
+        )
 
 
 async def test_a_table_in_use_is_not_waited_for_longer_than_said(database: str) -> None:
@@ -432,44 +437,44 @@ async def test_ranges_are_dropped_without_concurrency_where_there_is_none(databa
 
 async def test_a_database_with_data_is_upgraded_to_partitions_and_nothing_is_lost(tmp_path: Path) -> None:
     older = {number: script for number, script in migration.migrations().items() if number <= 26}
-    with server() as server_dsn:
-        with (
-            patch.object(migration, "migrations", lambda: older),
-            patch.object(database_module, "migrations", lambda: older),
-            patch.object(RetentionWorker, "work", AsyncMock(return_value=False)),
-        ):
-            async with DatabaseFactory.on(server_dsn) as databases, databases.fresh() as dsn:
+    with (
+        server() as server_dsn,
+        patch.object(migration, "migrations", lambda: older),
+        patch.object(database_module, "migrations", lambda: older),
+        patch.object(RetentionWorker, "work", AsyncMock(return_value=False)),
+    ):
+        async with DatabaseFactory.on(server_dsn) as databases, databases.fresh() as dsn:
+            async with delivery_stack(dsn, tmp_path) as stack:
+                sent = await stack.sent(3_000)
+                now_us = to_microseconds(datetime.now(UTC))
+                await stack.apply(
+                    Observed(f"{sent}-1", DELIVERED, now_us + 1), Observed(f"{sent}-2", BOUNCED, now_us + 1, 2, 1)
+                )
+                await stack.track(Fact(f"{sent}-1"))
+                draft = await stack.ready(5)
+                kpis, logs = await stack.kpis(sent), await drain_logs(stack, sent)
+            with patch.object(migration, "migrations", _MIGRATIONS):
+                assert await migrate(dsn) == max(_MIGRATIONS())
+            await assert_laws(dsn)
+            with patch.object(database_module, "migrations", _MIGRATIONS):
                 async with delivery_stack(dsn, tmp_path) as stack:
-                    sent = await stack.sent(3_000)
-                    now_us = to_microseconds(datetime.now(UTC))
-                    await stack.apply(
-                        Observed(f"{sent}-1", DELIVERED, now_us + 1), Observed(f"{sent}-2", BOUNCED, now_us + 1, 2, 1)
-                    )
-                    await stack.track(Fact(f"{sent}-1"))
-                    draft = await stack.ready(5)
-                    kpis, logs = await stack.kpis(sent), await drain_logs(stack, sent)
-                with patch.object(migration, "migrations", _MIGRATIONS):
-                    assert await migrate(dsn) == max(_MIGRATIONS())
-                await assert_laws(dsn)
-                with patch.object(database_module, "migrations", _MIGRATIONS):
-                    async with delivery_stack(dsn, tmp_path) as stack:
-                        after = await stack.kpis(sent)
-                        assert (after.outcomes, after.resume_token) == (kpis.outcomes, kpis.resume_token)
-                        assert await drain_logs(stack, sent) == logs
-                        await stack.apply(Observed(f"{sent}-3", DELIVERED, now_us + 5))
-                        await stack.confirm(draft)
-                        await stack.in_state(draft.delivery_id, FINISHED)
-                        counted = await stack.stub.ComputeStatistics(pb.ComputeStatisticsRequest(delivery_id=sent))
-                        assert (counted.drift, counted.recounted) == (0, 3_000)
-                await assert_laws(dsn)
-                async with connected(dsn) as connection:
-                    partition = "select distinct tableoid::regclass::text from send_log"
-                    assert await connection.fetchval(partition) == "send_log_first"
-                    loose = await connection.fetch(
-                        "select indexrelid::regclass::text from pg_index join pg_inherits t on t.inhrelid = indrelid "
-                        "where not exists (select from pg_inherits i where i.inhrelid = indexrelid)"
-                    )
-                    assert loose == [], "indexes of a partition that are not those of the table"
+                    after = await stack.kpis(sent)
+                    assert (after.outcomes, after.resume_token) == (kpis.outcomes, kpis.resume_token)
+                    assert await drain_logs(stack, sent) == logs
+                    await stack.apply(Observed(f"{sent}-3", DELIVERED, now_us + 5))
+                    await stack.confirm(draft)
+                    await stack.in_state(draft.delivery_id, FINISHED)
+                    counted = await stack.stub.ComputeStatistics(pb.ComputeStatisticsRequest(delivery_id=sent))
+                    assert (counted.drift, counted.recounted) == (0, 3_000)
+            await assert_laws(dsn)
+            async with connected(dsn) as connection:
+                partition = "select distinct tableoid::regclass::text from send_log"
+                assert await connection.fetchval(partition) == "send_log_first"
+                loose = await connection.fetch(
+                    "select indexrelid::regclass::text from pg_index join pg_inherits t on t.inhrelid = indrelid "
+                    "where not exists (select from pg_inherits i where i.inhrelid = indexrelid)"
+                )
+                assert loose == [], "indexes of a partition that are not those of the table"
 
 
 _MIGRATIONS = migration.migrations
