@@ -78,11 +78,11 @@ async def case(server_dsn: str, partitions: int) -> AsyncIterator[asyncpg.Connec
 def layers(large: bool, number: int) -> tuple[Any, ...]:
     """The arguments of apply_slots: each time with a later event time, so that every event wins."""
     times = [1_800_000_000_000_000 + number * 1_000_000] * BATCH
-    now = [[]] * 6
+    none: list[Any] = [[]] * 6
     if large:
-        return [1], [0], [BATCH], list(range(1, BATCH + 1)), [3] * BATCH, times, *now
+        return [1], [0], [BATCH], list(range(1, BATCH + 1)), [3] * BATCH, times, *none
     ids = list(range(2, MANY + 2))
-    return ids, [0] * MANY, list(range(2, BATCH + 1, 2)), [1, 2] * MANY, [3] * BATCH, times, *now
+    return ids, [0] * MANY, list(range(2, BATCH + 1, 2)), [1, 2] * MANY, [3] * BATCH, times, *none
 
 
 async def measure(writer: asyncpg.Connection, large: bool, number: int) -> float:

@@ -201,6 +201,10 @@ HOT: Final[dict[str, Hot]] = {
     "sources_heard": Hot((NOW, LEASE), {}),
     "list_occurrences": Hot((506, NOW.replace(tzinfo=None), NOTHING, 101), {"occurrence": 101}),
     "list_dead_letters": Hot((LAST_ID, 101), {"dead_letter": 101}),
+    "log_dropped_time": Hot((LARGE,), {"delivery": 1}),
+    "recipients_of_profile": Hot(
+        ("profile7", 0, -(2**31), 500), {"recipient": 500, "delivery": 2 * OTHERS, "send_log": 500}
+    ),
     # Who gets no message, and who gets another one.
     "list_exclusions": Hot((LARGE, 0, 101, NOTHING), {"exclusion_log": 101, "recipient": 101}),
     "suppression_list_channels": Hot((["no such list"],), {"suppression_list": 1}),
@@ -235,6 +239,8 @@ ONE_ROW_BY_ITS_KEY = "a command or a step on one delivery or list, by its key"
 ALL_ROWS_BY_DESIGN = "reads all rows of one delivery, on purpose; test_sql.py looks at how"
 A_STEP = "a bounded step over a range of one delivery, or of entries of one list, by its keys"
 AN_OPERATORS_PAGE = "a bounded page, read on request; test_sql.py looks at its plan"
+BY_THE_RANGE = "looks at the deliveries of one range, once an hour, on a connection of its own"
+ALL_DELIVERIES_ON_REQUEST = "looks at each delivery once for an erasure, of which there are few"
 NO_TABLE = "reads no table"
 NOT_HOT: Final = {
     **dict.fromkeys(
@@ -259,6 +265,8 @@ NOT_HOT: Final = {
             "retry_failed",
             "create_suppression_list",
             "delete_suppression_list",
+            "begin_erasure",
+            "complete_erasure",
         ),
         ONE_ROW_BY_ITS_KEY,
     ),
@@ -285,11 +293,28 @@ NOT_HOT: Final = {
             "purge_suppression_list",
             "add_suppression_entries",
             "remove_suppression_entries",
+            "erase_recipients",
+            "erase_from_dead_letters",
         ),
         A_STEP,
     ),
     **dict.fromkeys(("reports_to_requalify", "correct_slot", "undefined_reports"), AN_OPERATORS_PAGE),
-    **dict.fromkeys(("long_transaction", "lock_recount", "lock_breakdown", "lock_retry"), NO_TABLE),
+    **dict.fromkeys(
+        (
+            "open_ranges",
+            "ranges_before",
+            "range_to_drop",
+            "add_range",
+            "announce_log_drop",
+            "announce_delivery_drop",
+            "next_drop_step",
+            "forget_range",
+            "partition_tables",
+        ),
+        BY_THE_RANGE,
+    ),
+    **dict.fromkeys(("erase_from_control_groups", "wait_for_copies"), ALL_DELIVERIES_ON_REQUEST),
+    **dict.fromkeys(("lock_retention", "long_transaction", "lock_recount", "lock_breakdown", "lock_retry"), NO_TABLE),
 }
 """Why a query needs no bound here."""
 
