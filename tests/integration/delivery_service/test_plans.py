@@ -154,7 +154,8 @@ HOT: Final[dict[str, Hot]] = {
     "stale_engagement": Hot((NOW, 100), {"engagement": 1}),
     # All counters, once a minute.
     "mark_outdated_engagement": Hot(
-        (NOW,), {"delivery_counter": (2 * OTHERS + 1) * SLOTS, "engagement": 2 * OTHERS + 1}
+        (NOW,),
+        {"delivery_counter": (2 * OTHERS + 1) * SLOTS, "engagement": 2 * OTHERS + 1, "delivery": 2 * OTHERS + 1},
     ),
     "report_mta_contact": Hot(("me", None, NOW, LEASE), {}),
     # Watching.
