@@ -26,6 +26,7 @@ from campaign_cli.alerts import alerts
 from campaign_cli.client import SEND_PATIENCE_SECONDS, Target, connect
 from campaign_cli.control import approve, pause, resume, stop
 from campaign_cli.display import render_kpis, render_modes
+from campaign_cli.erase_profile import erase_profile
 from campaign_cli.exclusions import exclusions
 from campaign_cli.explain import render_delivery, render_recipient
 from campaign_cli.export import FORMATS, export_send_logs
@@ -54,7 +55,7 @@ def campaign() -> None:
 
 for command in (
     life.show, life.confirm, life.unconfirm, life.cancel, life.decline, life.delete, life.duplicate, life.proof,
-    occurrences, alerts, approve, pause, resume, stop, exclusions, retry_failed, suppression, qualify,
+    occurrences, alerts, approve, pause, resume, stop, exclusions, retry_failed, suppression, erase_profile, qualify,
     requalify, rules, undefined, look_ups.render, look_ups.messages, look_ups.breakdown, look_ups.tracking,
     look_ups.changes, look_ups.dead_letters,
 ):  # fmt: skip

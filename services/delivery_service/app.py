@@ -24,6 +24,7 @@ from delivery_service.api.before_the_send import BeforeTheSendCalls
 from delivery_service.api.commands import CommandCalls
 from delivery_service.api.control import ControlCalls
 from delivery_service.api.deliveries import DeliveryCalls
+from delivery_service.api.erasures import ErasureCalls
 from delivery_service.api.errors import DOMAIN, ERROR_TABLE
 from delivery_service.api.exclusions import ExclusionCalls
 from delivery_service.api.explanations import ExplanationCalls
@@ -52,6 +53,7 @@ from delivery_service.store.commands import Commands
 from delivery_service.store.control import Control
 from delivery_service.store.database import DatabaseSettings, open_pool
 from delivery_service.store.deliveries import Deliveries
+from delivery_service.store.erasures import Erasures
 from delivery_service.store.exclusions import Exclusions
 from delivery_service.store.explanations import Explanations
 from delivery_service.store.feedback import FeedbackStore
@@ -61,6 +63,7 @@ from delivery_service.store.recipients import Recipients
 from delivery_service.store.recurrences import Recurrences
 from delivery_service.store.relay_parts import RelayParts
 from delivery_service.store.requalification import Requalification
+from delivery_service.store.retention import Retention
 from delivery_service.store.retries import Retries
 from delivery_service.store.send_logs import SendLogs
 from delivery_service.store.suppressions import Suppressions
@@ -78,6 +81,7 @@ from delivery_service.workers.preparation import PreparationWorker
 from delivery_service.workers.recurrence import RecurrenceWorker
 from delivery_service.workers.relay import RelayWorker
 from delivery_service.workers.relay_stream import RelayCall
+from delivery_service.workers.retention import RetentionWorker
 from delivery_service.workers.start import StartWorker
 from service_runtime.access import AccessPolicy, TokenVerifier, required_roles
 from service_runtime.admin_http import AdminHttp
@@ -227,6 +231,11 @@ class App:
         suppressions = Suppressions(pool, settings.suppression_entries_per_list_max)
         recurrences = Recurrences(pool, settings.long_statement_timeout_seconds)
         recurrence = RecurrenceWorker(deliveries, recurrences, commands, settings, clock, metrics, self._changed)
+        retention = Retention(
+            database,
+            settings.retention_lock_timeout_seconds,
+            concurrently=settings.retention_detach_concurrently,
+        )
         poll = settings.worker_poll_seconds
         for name, work in (
             ("preparation", preparation.work),
@@ -243,6 +252,7 @@ class App:
             ("mta-contact", contact.work),
             ("recurrence", recurrence.work),
             ("audience-copy", AudienceCopyWorker(commands, settings, self._changed).work),
+            ("retention", RetentionWorker(retention, settings, clock, metrics).work),
             ("deletion", DeletionWorker(commands, suppressions, settings).work),
         ):
             loop = PollLoop(name, work, poll, clock)
@@ -285,6 +295,7 @@ class App:
                     clock,
                     self._changed,
                 ),
+                ErasureCalls(Erasures(pool, settings.erasure_recipients_per_step), settings, clock, self._changed),
             ),
         )
         await self._open_doors(

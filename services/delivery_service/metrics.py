@@ -47,6 +47,16 @@ class Metrics:
             "delivery_occurrences", "Occurrences of recurring deliveries dealt with.", ("state",), registry=registry
         )
 
+        self.ranges_dropped = Counter(
+            "delivery_ranges_dropped", "Ranges of partitions dropped by retention.", ("kind",), registry=registry
+        )
+        self.range_overdue = Gauge(
+            "delivery_range_overdue_seconds",
+            "How long the oldest range could have been dropped, but for a delivery in it that is not over.",
+            ("kind",),
+            registry=registry,
+        )
+
     def batch_applied(
         self, *, observations: int, facts: int, rejections: int, dead_letters: int, seconds: float
     ) -> None:

@@ -200,6 +200,26 @@ class Settings(BaseSettings):
     deletion_rows_per_step: int = Field(10_000, ge=1)
     """Rows removed from one table in one statement."""
 
+    # Retention.
+    retention_log_days: int = Field(182, ge=60)
+    """How long the logs of a delivery are kept after it has settled."""
+    retention_delivery_days: int = Field(730, ge=60)
+    """How long a delivery is kept with its counters after it has settled."""
+    retention_log_span_days: int = Field(91, ge=7)
+    """The creation times of the deliveries whose logs are dropped together; what is open is locked by each statement,
+    so many short ranges cost the apply path."""
+    retention_delivery_span_days: int = Field(364, ge=7)
+    retention_ahead_days: float = Field(7.0, ge=1, le=60)
+    """How long before its first delivery a range is made."""
+    retention_check_seconds: float = Field(3_600.0, gt=0)
+    retention_lock_timeout_seconds: float = Field(0.5, gt=0)
+    """How long making a range, or dropping one, may wait for a table (others wait behind it); then it tries again."""
+    retention_detach_concurrently: bool = True
+    """Off on Citus, which can't."""
+
+    erasure_recipients_per_step: int = Field(500, ge=1, le=5_000)
+    """Recipients of an erased profile that are looked at in one statement."""
+
     @property
     def source_silence(self) -> timedelta:
         return timedelta(seconds=self.source_silence_seconds)

@@ -67,6 +67,7 @@ class BeforeTheSendCalls:
         for _ in range(_WRITE_TRIES_MAX):
             delivery = await self._deliveries.get(delivery_id)
             next_state(delivery_id, delivery.state, Command.APPROVE)
+            delivery.require_log("approve it")
             digest = delivery.plan.plan_digest if delivery.plan else ""
             if digest != request.plan_digest:
                 raise PlanChanged(delivery_id, digest)
@@ -83,6 +84,7 @@ class BeforeTheSendCalls:
         delivery = await self._deliveries.get(delivery_id)
         addresses = self._addresses(delivery, request)
         next_state(delivery_id, delivery.state, Command.SEND_PROOF)
+        delivery.require_log("send a proof")
         messages = await self._store.add_proof(
             delivery_id,
             _STATES,

@@ -92,6 +92,8 @@ class CommandCalls:
         require_valid([text_violation("label", request.label, self._settings.label_characters_max)])
         while True:
             original = await self._deliveries.get(original_id)  # not there, or not any more: DeliveryNotFound
+            if request.with_audience:
+                original.require_log("copy its audience")
             if request.with_audience and original.is_collecting:
                 raise AlreadyRunning(original_id, "a copy of the audience")
             now = self._clock.now()

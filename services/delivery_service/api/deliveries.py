@@ -143,7 +143,9 @@ class DeliveryCalls:
             if any(path != "label" for path in paths):
                 if delivery.kind is DeliveryKind.CHILD:
                     raise child_is_fixed(delivery_id)
-                return replace(edited, state=next_state(delivery_id, delivery.state, Command.EDIT))
+                state = next_state(delivery_id, delivery.state, Command.EDIT)
+                delivery.require_log("edit it")
+                return replace(edited, state=state)
             return edited
 
         for _ in range(_WRITE_TRIES_MAX):
@@ -160,6 +162,7 @@ class DeliveryCalls:
             if delivery.state is DeliveryState.PREPARING:
                 return pb.PrepareDeliveryResponse(delivery=convert.delivery_to_pb(delivery))
             next_state(delivery_id, delivery.state, Command.PREPARE)
+            delivery.require_log("prepare it")
             if await self._deliveries.begin_preparation(delivery, caller().subject, self._clock.now()):
                 self._wake_workers()
                 delivery = await self._deliveries.get(delivery_id)
@@ -185,6 +188,7 @@ class DeliveryCalls:
                         raise RequestIdReused(delivery_id, request_id)
                     return _confirmed(delivery, known.confirm_time, known.start_time, known)
             next_state(delivery_id, delivery.state, Command.CONFIRM)
+            delivery.require_log("confirm its sending")
             digest = delivery.plan.plan_digest if delivery.plan else ""
             if digest != request.plan_digest:
                 raise PlanChanged(delivery_id, digest)

@@ -47,12 +47,14 @@ ERROR_TABLE: Final[ErrorTable] = {
         grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_SUPPRESSION_LIST_IN_USE
     ),
     problems.NothingToRetry: _row(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_NOTHING_TO_RETRY),
+    problems.ErasureBlocked: _row(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_ERASURE_BLOCKED),
     problems.PlanChanged: _row(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_PLAN_CHANGED),
     problems.DeliveryChanged: _row(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_DELIVERY_CHANGED),
     problems.AlreadyRunning: _row(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_ALREADY_RUNNING),
     problems.ChunkOutOfOrder: _row(grpc.StatusCode.OUT_OF_RANGE, ErrorReason.ERROR_REASON_CHUNK_OUT_OF_ORDER),
     problems.LimitReached: _row(grpc.StatusCode.RESOURCE_EXHAUSTED, ErrorReason.ERROR_REASON_LIMIT_REACHED),
     problems.LogOutOfRange: _row(grpc.StatusCode.OUT_OF_RANGE, ErrorReason.ERROR_REASON_LOG_OUT_OF_RANGE),
+    problems.LogDropped: _row(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_LOG_DROPPED),
     problems.MessageNotRendered: _row(
         grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_MESSAGE_NOT_RENDERED
     ),

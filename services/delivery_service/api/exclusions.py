@@ -34,7 +34,8 @@ class ExclusionCalls:
         delivery = await self._deliveries.get(delivery_id)
         if delivery.state not in HAS_SEND_LOGS:
             return pb.ListExclusionsResponse()
-        page = await self._exclusions.page(delivery_id, after, causes, size)
+        async with self._deliveries.log_kept(delivery_id):
+            page = await self._exclusions.page(delivery_id, after, causes, size)
         return pb.ListExclusionsResponse(
             exclusions=[
                 pb.Exclusion(

@@ -61,14 +61,15 @@ class ExplanationCalls:
         delivery = await self._deliveries.get(delivery_id)
         require_send_logs(delivery, "explain recipient")
         mode = mode_of(request.feedback_mode, delivery)
-        found = await self._explanations.recipient(delivery_id, recipient)
-        if found is None:
-            raise SendLogNotFound(delivery_id, recipient)
-        if found.cause is not None:
-            return _excluded(recipient, found, found.cause)
-        send_log = await self._send_logs.get(delivery_id, recipient)
         limit = self._settings.timeline_entries_max
-        rows = await self._send_logs.timeline(delivery_id, recipient, limit + 1)
+        async with self._deliveries.log_kept(delivery_id):
+            found = await self._explanations.recipient(delivery_id, recipient)
+            if found is None:
+                raise SendLogNotFound(delivery_id, recipient)
+            if found.cause is not None:
+                return _excluded(recipient, found, found.cause)
+            send_log = await self._send_logs.get(delivery_id, recipient)
+            rows = await self._send_logs.timeline(delivery_id, recipient, limit + 1)
         explained = explain_reports([_report(row) for row in rows[:limit]])
         status = STATUS_OF[mode][send_log.outcome]
         return pb.ExplainRecipientResponse(

@@ -65,6 +65,7 @@ class KpiCalls:
         if delivery.state not in HAS_SEND_LOGS:
             allowed = [state.name for state in sorted(HAS_SEND_LOGS)]
             raise StateProblem(delivery_id, delivery.state.name, "compute statistics", allowed)
+        delivery.require_log("compute its statistics")
         recount = await self._kpis.compute_statistics(delivery_id, self._clock.now())
         if recount is None:
             raise AlreadyRunning(delivery_id, "a recount")

@@ -45,7 +45,8 @@ class LookUpCalls:
         delivery_id, recipient = delivery_id_of(request.delivery_id), recipient_of(request.recipient)
         delivery = await self._deliveries.get(delivery_id)
         require_send_logs(delivery, "render message")
-        row = await self._look_ups.recipient_message(delivery_id, recipient)
+        async with self._deliveries.log_kept(delivery_id):
+            row = await self._look_ups.recipient_message(delivery_id, recipient)
         content = delivery.content
         attributes: dict[str, str] = orjson.loads(row["attributes"])
         try:
@@ -116,7 +117,8 @@ class LookUpCalls:
         require_send_logs(delivery, "break down KPIs")
         mode = mode_of(request.feedback_mode, delivery)
         shown = frozenset(outcome for outcome in Outcome if reason_shown(mode, outcome))
-        found = await self._look_ups.breakdown(delivery_id, by, shown, groups_max)
+        async with self._deliveries.log_kept(delivery_id):
+            found = await self._look_ups.breakdown(delivery_id, by, shown, groups_max)
         if found is None:
             raise AlreadyRunning(delivery_id, "a break-down")
         groups = found.groups
@@ -139,7 +141,8 @@ class LookUpCalls:
         size = page_size_of(request.page_size, self._settings.page_size_default, self._settings.page_size_max)
         behind = _tracking_place(request.page_token) if request.page_token else None
         await self._deliveries.get(delivery_id)
-        page = await self._look_ups.tracking_events(delivery_id, kinds, recipient, behind, size)
+        async with self._deliveries.log_kept(delivery_id):
+            page = await self._look_ups.tracking_events(delivery_id, kinds, recipient, behind, size)
         token = ""
         if (place := page.next_place) is not None:
             url_hash = bytes.fromhex(place.url_hash)

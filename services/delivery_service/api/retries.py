@@ -76,6 +76,8 @@ class RetryCalls:
         """A retry as it would be."""
         delivery_id = delivery.delivery_id
         failures = await self._retries.count(delivery_id, delivery.recipient_count, retry_filter)
+        # Looked at behind the count: if its rows were being dropped, that was said before.
+        (await self._deliveries.get(delivery_id)).require_log("retry its failures")
         if failures is None:
             raise AlreadyRunning(delivery_id, "a count of failures")
         if not failures:
@@ -86,6 +88,7 @@ class RetryCalls:
     async def _make(self, delivery: Delivery, request_id: str, label: str, retry: Retry) -> pb.RetryFailedResponse:
         made = None
         while made is None:  # until an id is free
+            (await self._deliveries.get(delivery.delivery_id)).require_log("retry its failures")
             now = self._clock.now()
             new = Retry(new_delivery_id(now, secrets.randbits(20)), retry.retry_filter, retry.failures, retry.undecided)
             made = await self._retries.make(delivery.delivery_id, request_id, new, label, caller().subject, now)

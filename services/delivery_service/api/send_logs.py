@@ -50,7 +50,8 @@ class SendLogCalls:
             return pb.ListSendLogsResponse()
         mode = mode_of(request.feedback_mode, delivery)
         address = normalise_address(delivery.channel, request.address) if request.address else ""
-        page = await self._send_logs.page(delivery_id, after, asked.in_mode(mode, address), size)
+        async with self._deliveries.log_kept(delivery_id):
+            page = await self._send_logs.page(delivery_id, after, asked.in_mode(mode, address), size)
         return pb.ListSendLogsResponse(
             send_logs=[convert.send_log_to_pb(send_log, mode, self._tolerance) for send_log in page.send_logs],
             next_page_token=page_token(page.next_after) if page.next_after is not None else "",
@@ -63,9 +64,10 @@ class SendLogCalls:
         if delivery.state not in HAS_SEND_LOGS:
             raise SendLogNotFound(delivery_id, request.recipient)
         mode = mode_of(request.feedback_mode, delivery)
-        send_log = await self._send_logs.get(delivery_id, request.recipient)
         limit = self._settings.timeline_entries_max
-        entries = await self._send_logs.timeline(delivery_id, request.recipient, limit + 1)
+        async with self._deliveries.log_kept(delivery_id):
+            send_log = await self._send_logs.get(delivery_id, request.recipient)
+            entries = await self._send_logs.timeline(delivery_id, request.recipient, limit + 1)
         return pb.GetSendLogResponse(
             send_log=convert.send_log_to_pb(send_log, mode, self._tolerance),
             timeline=[convert.timeline_entry_to_pb(row) for row in entries[:limit]],

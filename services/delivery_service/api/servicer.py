@@ -13,6 +13,7 @@ from campaign.delivery.v1 import (
     before_the_send_pb2,
     commands_pb2,
     domain_pause_pb2,
+    erasure_pb2,
     exclusion_pb2,
     explanation_pb2,
     look_ups_pb2,
@@ -32,6 +33,7 @@ from delivery_service.api.before_the_send import BeforeTheSendCalls
 from delivery_service.api.commands import CommandCalls
 from delivery_service.api.control import ControlCalls
 from delivery_service.api.deliveries import DeliveryCalls
+from delivery_service.api.erasures import ErasureCalls
 from delivery_service.api.exclusions import ExclusionCalls
 from delivery_service.api.explanations import ExplanationCalls
 from delivery_service.api.exports import ExportCalls
@@ -65,6 +67,7 @@ class AudienceCalls:
     suppressions: SuppressionCalls
     exclusions: ExclusionCalls
     retries: RetryCalls
+    erasures: ErasureCalls
 
 
 # The methods bear the contract's names, and none needs gRPC's context: the interceptor has dealt with the caller.
@@ -278,6 +281,11 @@ class Servicer(DeliveryServiceServicer):
         self, request: suppression_pb2.ListSuppressionEntriesRequest, context: Any
     ) -> suppression_pb2.ListSuppressionEntriesResponse:
         return await self._audience.suppressions.list_entries(request)
+
+    async def EraseProfile(
+        self, request: erasure_pb2.EraseProfileRequest, context: Any
+    ) -> erasure_pb2.EraseProfileResponse:
+        return await self._audience.erasures.erase(request)
 
     async def PreviewOccurrences(
         self, request: occurrence_pb2.PreviewOccurrencesRequest, context: Any

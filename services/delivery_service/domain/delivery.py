@@ -11,6 +11,7 @@ from delivery_service.domain.breaker import PauseCause
 from delivery_service.domain.domain_pauses import NO_DOMAIN_PAUSES, DomainPauses
 from delivery_service.domain.lifecycle import Channel, DeliveryState
 from delivery_service.domain.pacing import Pacing
+from delivery_service.domain.problems import LogDropped
 from delivery_service.domain.schedule import Schedule
 from delivery_service.domain.status import FeedbackMode
 
@@ -150,6 +151,13 @@ class Delivery:
     """The delivery whose failed recipients it is for."""
     audience_source_id: int | None = None
     """While its recipients are being copied: from where."""
+    log_dropped_time: datetime | None = None
+    """When retention dropped its audience and logs."""
+
+    def require_log(self, command: str) -> None:
+        """LogDropped, if there is nothing left that the command could work on."""
+        if self.log_dropped_time is not None:
+            raise LogDropped(self.delivery_id, self.log_dropped_time, command)
 
     @property
     def approval(self) -> Approval | None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 RECIPIENTS_PER_PART: Final = 1_024
@@ -22,7 +22,17 @@ def new_delivery_id(now: datetime, random_bits: int) -> int:
 
     Ordered by time so that tables can be split by ranges of it; random below, so that replicas need no sequence.
     """
-    return (int(now.timestamp() * 1_000) << _TIME_SHIFT) | (random_bits & ((1 << _TIME_SHIFT) - 1))
+    return first_id_at(now) | (random_bits & ((1 << _TIME_SHIFT) - 1))
+
+
+def first_id_at(moment: datetime) -> int:
+    """The smallest id of a delivery created then; any id of one created before is smaller."""
+    return int(moment.timestamp() * 1_000) << _TIME_SHIFT
+
+
+def creation_time(delivery_id: int) -> datetime:
+    """When the delivery was created; an id says nothing about when it was sent."""
+    return datetime.fromtimestamp((delivery_id >> _TIME_SHIFT) / 1_000, UTC)
 
 
 def parse_delivery_id(text: str) -> int | None:

@@ -9,10 +9,10 @@ Problem
  ├─ PlanChanged · DeliveryChanged · AlreadyRunning
  ├─ ChunkOutOfOrder
  ├─ LimitReached
- ├─ LogOutOfRange · MessageNotRendered
+ ├─ LogOutOfRange · LogDropped · MessageNotRendered
  ├─ ApprovalMissing · SecondPersonNeeded
  ├─ SuppressionListNotFound · SuppressionListExists · SuppressionListInUse
- ├─ NothingToRetry
+ ├─ NothingToRetry · ErasureBlocked
  ├─ MtaSideUnavailable
  └─ RulesOutdated           newer qualification rules than the caller's are in force
 """
@@ -127,18 +127,27 @@ class AlreadyRunning(Problem):
 
 
 class LogOutOfRange(Problem):
-    """The resume token points outside the log that is kept."""
+    """What is asked for lies outside the log that is kept."""
 
     def __init__(self, delivery_id: int, log_dropped_time: datetime | None) -> None:
         metadata = {"delivery_id": str(delivery_id)}
         if log_dropped_time is None:
             cause = "resume_token is of another delivery, or ahead of the log, as after a database was restored"
         else:
-            cause = "the log behind resume_token is beyond its retention and was dropped"
+            cause = "its log is beyond the retention and was dropped"
             metadata["log_dropped_time"] = log_dropped_time.isoformat()
+        advice = "begin with the resume_token of GetKpis" + (", or export without one" if not log_dropped_time else "")
+        super().__init__(f"delivery {delivery_id}: {cause}: {advice}", metadata=metadata)
+
+
+class LogDropped(Problem):
+    """The command needs the audience or the logs of a delivery whose are beyond the retention."""
+
+    def __init__(self, delivery_id: int, log_dropped_time: datetime, command: str) -> None:
         super().__init__(
-            f"delivery {delivery_id}: {cause}: begin with the resume_token of GetKpis, or export without one",
-            metadata=metadata,
+            f"the audience and the logs of delivery {delivery_id} are beyond the retention and were dropped: cannot "
+            f"{command}; its KPIs stay as they are, and its content can be duplicated",
+            metadata={"delivery_id": str(delivery_id), "log_dropped_time": log_dropped_time.isoformat()},
         )
 
 
@@ -207,6 +216,18 @@ class NothingToRetry(Problem):
         super().__init__(
             f"delivery {delivery_id} has no failed recipient that passes the filter: there is nothing to retry",
             metadata={"delivery_id": str(delivery_id)},
+        )
+
+
+class ErasureBlocked(Problem):
+    """Messages to the profile are still to leave."""
+
+    def __init__(self, delivery_ids: Sequence[int]) -> None:
+        listed = ", ".join(map(str, delivery_ids))
+        super().__init__(
+            f"messages to the profile are still to leave, of deliveries {listed}: unconfirm, stop or decline these, or "
+            "wait until they have left; then erase again",
+            metadata={"delivery_ids": listed},
         )
 
 

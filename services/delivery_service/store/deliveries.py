@@ -1,5 +1,7 @@
 """Deliveries in Postgres. Writers compare the version they read before they set; False: it changed meanwhile."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,7 +23,7 @@ from delivery_service.domain.delivery import (
 from delivery_service.domain.domain_pauses import NO_DOMAIN_PAUSES, DomainPause, DomainPauses
 from delivery_service.domain.lifecycle import Channel, DeliveryState
 from delivery_service.domain.pacing import Pacing
-from delivery_service.domain.problems import DeliveryNotFound
+from delivery_service.domain.problems import DeliveryNotFound, LogOutOfRange, SendLogNotFound
 from delivery_service.domain.schedule import AggregationPeriod, Recurrence, Schedule
 from delivery_service.domain.status import FeedbackMode
 from delivery_service.store.queries import query
@@ -71,6 +73,25 @@ class Deliveries:
         if row is None:
             raise DeliveryNotFound(delivery_id)
         return _delivery(row)
+
+    @asynccontextmanager
+    async def log_kept(self, delivery_id: int) -> AsyncIterator[None]:
+        """Around the reading of a delivery's rows: LogOutOfRange if any of them may be gone.
+
+        Looked at behind the reading: retention says so, and commits it, before it drops anything."""
+        try:
+            yield
+        except SendLogNotFound:
+            await self._require_log(delivery_id)
+            raise
+        await self._require_log(delivery_id)
+
+    async def _require_log(self, delivery_id: int) -> None:
+        row = await self._pool.fetchrow(query("log_dropped_time"), delivery_id)
+        if row is None:
+            raise DeliveryNotFound(delivery_id)
+        if row["log_dropped_time"] is not None:
+            raise LogOutOfRange(delivery_id, row["log_dropped_time"])
 
     async def page(
         self, states: list[DeliveryState], below: int, limit: int, parent_id: int | None = None
@@ -356,4 +377,5 @@ def _delivery(row: asyncpg.Record) -> Delivery:
         audience_options=_audience_options(row),
         retry_of_id=row["retry_of_id"],
         audience_source_id=row["audience_source_id"],
+        log_dropped_time=row["log_dropped_time"],
     )

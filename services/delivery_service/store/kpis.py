@@ -11,6 +11,7 @@ from asyncpg.pool import PoolConnectionProxy
 from delivery_service.domain.kpis import Counts, DeliveryKpis, Engagement, EngagementRates
 from delivery_service.domain.lifecycle import Channel, DeliveryState
 from delivery_service.domain.outcome import FAILING, Outcome
+from delivery_service.domain.problems import DeliveryNotFound, LogDropped
 from delivery_service.domain.status import FeedbackMode
 from delivery_service.store.queries import query
 
@@ -44,13 +45,20 @@ class KpiStore:
         return {row["delivery_id"]: row["revision"] for row in rows}
 
     async def compute_statistics(self, delivery_id: int, now: datetime) -> Recount | None:
-        """Recounts rows against counters and repairs a drift. None: another run holds the delivery."""
+        """Recounts rows against counters and repairs a drift. None: another run holds the delivery. LogDropped, with
+        nothing touched, if the rows are beyond the retention."""
         async with long_transaction(self._pool, self._long_statement_timeout_seconds) as connection:
             if not await connection.fetchval(query("lock_recount"), delivery_id):
                 return None
             slot_count = await connection.fetchval(query("slot_count"), delivery_id)
             # Not fetchrow: a statement whose rows are limited is never parallel.
             (row,) = await connection.fetch(query("recount"), delivery_id, slot_count)
+            # Looked at behind the count: if rows were being dropped, that was said before.
+            kept = await connection.fetchrow(query("log_dropped_time"), delivery_id)
+            if kept is None:
+                raise DeliveryNotFound(delivery_id)
+            if kept["log_dropped_time"] is not None:
+                raise LogDropped(delivery_id, kept["log_dropped_time"], "compute its statistics")
             recounted, *differences = row.values()
             if row["slots"]:
                 await connection.execute(query("correct_counters"), delivery_id, now, *differences)

@@ -13,6 +13,7 @@ from delivery_service.domain.problems import (
     ChunkOutOfOrder,
     DeliveryNotFound,
     LimitReached,
+    LogDropped,
     UploadNotFound,
     child_is_fixed,
 )
@@ -88,6 +89,8 @@ class Recipients:
                 raise child_is_fixed(delivery_id)
             state = DeliveryState(draft["state"])
             after = next_state(delivery_id, state, Command.EDIT)
+            if draft["log_dropped_time"] is not None:
+                raise LogDropped(delivery_id, draft["log_dropped_time"], "add recipients")
             if recipient_count + len(chunk.rows) > self._recipients_max:
                 raise LimitReached(
                     "recipients_per_delivery_max", self._recipients_max, "split the audience into several deliveries"

@@ -48,6 +48,7 @@ class Totals:
     unique_clicked: int
     opens: int
     clicks: int
+    children_without_log: int
 
 
 class Recurrences:
@@ -131,4 +132,5 @@ class Recurrences:
             unique_clicked=row["unique_clicked"],
             opens=row["opens"],
             clicks=row["clicks"],
+            children_without_log=row["children_without_log"],
         )

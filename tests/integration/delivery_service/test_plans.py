@@ -25,6 +25,7 @@ from tests.support.large_world import (
     SMALL_AUDIENCE,
     seed_large_world,
 )
+from tests.support.partitions import PARTITION
 from tests.support.postgres import DatabaseFactory, connected
 
 NOW = datetime.now(UTC) + timedelta(minutes=30)
@@ -154,7 +155,8 @@ HOT: Final[dict[str, Hot]] = {
     "stale_engagement": Hot((NOW, 100), {"engagement": 1}),
     # All counters, once a minute.
     "mark_outdated_engagement": Hot(
-        (NOW,), {"delivery_counter": (2 * OTHERS + 1) * SLOTS, "engagement": 2 * OTHERS + 1}
+        (NOW,),
+        {"delivery_counter": (2 * OTHERS + 1) * SLOTS, "engagement": 2 * OTHERS + 1, "delivery": 2 * OTHERS + 1},
     ),
     "report_mta_contact": Hot(("me", None, NOW, LEASE), {}),
     # Watching.
@@ -201,6 +203,10 @@ HOT: Final[dict[str, Hot]] = {
     "sources_heard": Hot((NOW, LEASE), {}),
     "list_occurrences": Hot((506, NOW.replace(tzinfo=None), NOTHING, 101), {"occurrence": 101}),
     "list_dead_letters": Hot((LAST_ID, 101), {"dead_letter": 101}),
+    "log_dropped_time": Hot((LARGE,), {"delivery": 1}),
+    "recipients_of_profile": Hot(
+        ("profile7", 0, -(2**31), 500), {"recipient": 500, "delivery": 2 * OTHERS, "send_log": 500}
+    ),
     # Who gets no message, and who gets another one.
     "list_exclusions": Hot((LARGE, 0, 101, NOTHING), {"exclusion_log": 101, "recipient": 101}),
     "suppression_list_channels": Hot((["no such list"],), {"suppression_list": 1}),
@@ -235,6 +241,8 @@ ONE_ROW_BY_ITS_KEY = "a command or a step on one delivery or list, by its key"
 ALL_ROWS_BY_DESIGN = "reads all rows of one delivery, on purpose; test_sql.py looks at how"
 A_STEP = "a bounded step over a range of one delivery, or of entries of one list, by its keys"
 AN_OPERATORS_PAGE = "a bounded page, read on request; test_sql.py looks at its plan"
+BY_THE_RANGE = "looks at the deliveries of one range, once an hour, on a connection of its own"
+ALL_DELIVERIES_ON_REQUEST = "looks at each delivery once for an erasure, of which there are few"
 NO_TABLE = "reads no table"
 NOT_HOT: Final = {
     **dict.fromkeys(
@@ -259,6 +267,8 @@ NOT_HOT: Final = {
             "retry_failed",
             "create_suppression_list",
             "delete_suppression_list",
+            "begin_erasure",
+            "complete_erasure",
         ),
         ONE_ROW_BY_ITS_KEY,
     ),
@@ -285,11 +295,28 @@ NOT_HOT: Final = {
             "purge_suppression_list",
             "add_suppression_entries",
             "remove_suppression_entries",
+            "erase_recipients",
+            "erase_from_dead_letters",
         ),
         A_STEP,
     ),
     **dict.fromkeys(("reports_to_requalify", "correct_slot", "undefined_reports"), AN_OPERATORS_PAGE),
-    **dict.fromkeys(("long_transaction", "lock_recount", "lock_breakdown", "lock_retry"), NO_TABLE),
+    **dict.fromkeys(
+        (
+            "open_ranges",
+            "ranges_before",
+            "range_to_drop",
+            "add_range",
+            "announce_log_drop",
+            "announce_delivery_drop",
+            "next_drop_step",
+            "forget_range",
+            "partition_tables",
+        ),
+        BY_THE_RANGE,
+    ),
+    **dict.fromkeys(("erase_from_control_groups", "wait_for_copies"), ALL_DELIVERIES_ON_REQUEST),
+    **dict.fromkeys(("lock_retention", "long_transaction", "lock_recount", "lock_breakdown", "lock_retry"), NO_TABLE),
 }
 """Why a query needs no bound here."""
 
@@ -300,9 +327,10 @@ CASES: Final = [(name, mode) for name in HOT for mode in MODES if not (name in B
 _SLACK: Final = 25
 """The planner itself looks at the ends of indexes; and other tests' rolled back rows are still there."""
 _ROWS_READ = """
-select c.relname::text as name, pg_stat_get_xact_tuples_returned(c.oid) + coalesce((
-    select sum(pg_stat_get_xact_tuples_returned(i.indexrelid)) from pg_index i where i.indrelid = c.oid), 0) as rows
+select regexp_replace(c.relname, $1, '') as name, sum(pg_stat_get_xact_tuples_returned(c.oid) + coalesce((
+    select sum(pg_stat_get_xact_tuples_returned(i.indexrelid)) from pg_index i where i.indrelid = c.oid), 0)) as rows
 from pg_class c where c.relkind in ('r', 'p') and c.relnamespace = 'public'::regnamespace
+group by 1
 """
 
 
@@ -315,7 +343,7 @@ async def large_world(database_factory: DatabaseFactory) -> AsyncIterator[str]:
 
 async def rows_read(connection: asyncpg.Connection) -> dict[str, int]:
     """Rows that this session has read, by table: from the table, or entries of its indexes."""
-    return {row["name"]: int(row["rows"]) for row in await connection.fetch(_ROWS_READ)}
+    return {row["name"]: int(row["rows"]) for row in await connection.fetch(_ROWS_READ, PARTITION)}
 
 
 def test_every_query_is_looked_at_or_said_why_not() -> None:

@@ -246,6 +246,7 @@ class Delivery(_message.Message):
     PAUSED_DOMAINS_FIELD_NUMBER: _builtins.int
     AUDIENCE_OPTIONS_FIELD_NUMBER: _builtins.int
     RETRY_OF_DELIVERY_ID_FIELD_NUMBER: _builtins.int
+    LOG_DROPPED_TIME_FIELD_NUMBER: _builtins.int
     delivery_id: _builtins.str
     """Assigned by CreateDelivery; decimal digits, ordered by creation time. Output only. Example: "451893744120889345"."""
     label: _builtins.str
@@ -358,6 +359,12 @@ class Delivery(_message.Message):
         parent's, duplicates their original's.
         """
 
+    @_builtins.property
+    def log_dropped_time(self) -> _timestamp_pb2.Timestamp:
+        """When retention dropped its audience, send logs and all that was logged about them: reading those is refused with
+        OUT_OF_RANGE, commands that need them with FAILED_PRECONDITION. The KPIs stay. Unset before. Output only.
+        """
+
     def __init__(
         self,
         *,
@@ -390,10 +397,11 @@ class Delivery(_message.Message):
         paused_domains: _abc.Iterable[Global___DomainPause] | None = ...,
         audience_options: _audience_pb2.AudienceOptions | None = ...,
         retry_of_delivery_id: _builtins.str = ...,
+        log_dropped_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "audience_options", b"audience_options", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "finish_time", b"finish_time", "pacing", b"pacing", "parent_occurrence", b"parent_occurrence", "pause", b"pause", "plan", b"plan", "schedule", b"schedule", "settled_time", b"settled_time", "start_time", b"start_time", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "audience_options", b"audience_options", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "finish_time", b"finish_time", "log_dropped_time", b"log_dropped_time", "pacing", b"pacing", "parent_occurrence", b"parent_occurrence", "pause", b"pause", "plan", b"plan", "schedule", b"schedule", "settled_time", b"settled_time", "start_time", b"start_time", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "audience_options", b"audience_options", "channel", b"channel", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "creator", b"creator", "delivery_id", b"delivery_id", "etag", b"etag", "feedback_mode", b"feedback_mode", "finish_time", b"finish_time", "label", b"label", "pacing", b"pacing", "parent_occurrence", b"parent_occurrence", "pause", b"pause", "paused_domains", b"paused_domains", "plan", b"plan", "recipient_count", b"recipient_count", "requires_approval", b"requires_approval", "retry_of_delivery_id", b"retry_of_delivery_id", "schedule", b"schedule", "settled_time", b"settled_time", "start_time", b"start_time", "state", b"state", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "audience_options", b"audience_options", "channel", b"channel", "confirmation", b"confirmation", "content", b"content", "create_time", b"create_time", "creator", b"creator", "delivery_id", b"delivery_id", "etag", b"etag", "feedback_mode", b"feedback_mode", "finish_time", b"finish_time", "label", b"label", "log_dropped_time", b"log_dropped_time", "pacing", b"pacing", "parent_occurrence", b"parent_occurrence", "pause", b"pause", "paused_domains", b"paused_domains", "plan", b"plan", "recipient_count", b"recipient_count", "requires_approval", b"requires_approval", "retry_of_delivery_id", b"retry_of_delivery_id", "schedule", b"schedule", "settled_time", b"settled_time", "start_time", b"start_time", "state", b"state", "stop", b"stop", "update_time", b"update_time", "validity_closed_time", b"validity_closed_time", "validity_end_time", b"validity_end_time", "validity_period", b"validity_period"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@ from campaign.delivery.v1 import before_the_send_pb2 as campaign_dot_delivery_do
 from campaign.delivery.v1 import commands_pb2 as campaign_dot_delivery_dot_v1_dot_commands__pb2
 from campaign.delivery.v1 import delivery_service_pb2 as campaign_dot_delivery_dot_v1_dot_delivery__service__pb2
 from campaign.delivery.v1 import domain_pause_pb2 as campaign_dot_delivery_dot_v1_dot_domain__pause__pb2
+from campaign.delivery.v1 import erasure_pb2 as campaign_dot_delivery_dot_v1_dot_erasure__pb2
 from campaign.delivery.v1 import exclusion_pb2 as campaign_dot_delivery_dot_v1_dot_exclusion__pb2
 from campaign.delivery.v1 import explanation_pb2 as campaign_dot_delivery_dot_v1_dot_explanation__pb2
 from campaign.delivery.v1 import look_ups_pb2 as campaign_dot_delivery_dot_v1_dot_look__ups__pb2
@@ -219,6 +220,11 @@ class DeliveryServiceStub:
                 '/campaign.delivery.v1.DeliveryService/RetryFailed',
                 request_serializer=campaign_dot_delivery_dot_v1_dot_retry__pb2.RetryFailedRequest.SerializeToString,
                 response_deserializer=campaign_dot_delivery_dot_v1_dot_retry__pb2.RetryFailedResponse.FromString,
+                _registered_method=True)
+        self.EraseProfile = channel.unary_unary(
+                '/campaign.delivery.v1.DeliveryService/EraseProfile',
+                request_serializer=campaign_dot_delivery_dot_v1_dot_erasure__pb2.EraseProfileRequest.SerializeToString,
+                response_deserializer=campaign_dot_delivery_dot_v1_dot_erasure__pb2.EraseProfileResponse.FromString,
                 _registered_method=True)
         self.ListExclusions = channel.unary_unary(
                 '/campaign.delivery.v1.DeliveryService/ListExclusions',
@@ -608,6 +614,18 @@ class DeliveryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EraseProfile(self, request, context):
+        """Erases one profile everywhere: profile, address, attributes, the words of mail servers, URLs. Its rows stay with
+        their numbers and outcomes, so every count and rate stays exact. A draft with it goes back to EDITING, and excludes
+        it as an empty address when it is prepared again. In batches, each committed by itself: a call that is cut is
+        repeated, and goes on. Suppression lists keep an address, since they keep it from being written to. Errors:
+        FAILED_PRECONDITION/ERASURE_BLOCKED while a message to it is still to leave; what could be erased is, unless
+        it was known at the beginning.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListExclusions(self, request, context):
         """Lists who was excluded by the preparation and why, by recipient number, filtered by cause. A page reads a bounded
         number of rows: with a filter it may be short, or empty, and still carry a token. Empty before READY. Errors:
@@ -901,6 +919,11 @@ def add_DeliveryServiceServicer_to_server(servicer, server):
                     servicer.RetryFailed,
                     request_deserializer=campaign_dot_delivery_dot_v1_dot_retry__pb2.RetryFailedRequest.FromString,
                     response_serializer=campaign_dot_delivery_dot_v1_dot_retry__pb2.RetryFailedResponse.SerializeToString,
+            ),
+            'EraseProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseProfile,
+                    request_deserializer=campaign_dot_delivery_dot_v1_dot_erasure__pb2.EraseProfileRequest.FromString,
+                    response_serializer=campaign_dot_delivery_dot_v1_dot_erasure__pb2.EraseProfileResponse.SerializeToString,
             ),
             'ListExclusions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListExclusions,
@@ -1900,6 +1923,33 @@ class DeliveryService:
             '/campaign.delivery.v1.DeliveryService/RetryFailed',
             campaign_dot_delivery_dot_v1_dot_retry__pb2.RetryFailedRequest.SerializeToString,
             campaign_dot_delivery_dot_v1_dot_retry__pb2.RetryFailedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/campaign.delivery.v1.DeliveryService/EraseProfile',
+            campaign_dot_delivery_dot_v1_dot_erasure__pb2.EraseProfileRequest.SerializeToString,
+            campaign_dot_delivery_dot_v1_dot_erasure__pb2.EraseProfileResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,7 @@ from campaign.delivery.v1 import before_the_send_pb2 as _before_the_send_pb2
 from campaign.delivery.v1 import commands_pb2 as _commands_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as _delivery_service_pb2
 from campaign.delivery.v1 import domain_pause_pb2 as _domain_pause_pb2
+from campaign.delivery.v1 import erasure_pb2 as _erasure_pb2
 from campaign.delivery.v1 import exclusion_pb2 as _exclusion_pb2
 from campaign.delivery.v1 import explanation_pb2 as _explanation_pb2
 from campaign.delivery.v1 import look_ups_pb2 as _look_ups_pb2
@@ -191,6 +192,14 @@ class DeliveryServiceStub:
     FAILED_PRECONDITION/DELIVERY_STATE, DELIVERY_KIND for a recurring delivery (retry its children), or
     NOTHING_TO_RETRY; INVALID_ARGUMENT/REQUEST_ID_REUSED with another filter; ABORTED/ALREADY_RUNNING while another
     call counts the same delivery.
+    """
+    EraseProfile: _aio.UnaryUnaryMultiCallable[_erasure_pb2.EraseProfileRequest, _erasure_pb2.EraseProfileResponse]
+    """Erases one profile everywhere: profile, address, attributes, the words of mail servers, URLs. Its rows stay with
+    their numbers and outcomes, so every count and rate stays exact. A draft with it goes back to EDITING, and excludes
+    it as an empty address when it is prepared again. In batches, each committed by itself: a call that is cut is
+    repeated, and goes on. Suppression lists keep an address, since they keep it from being written to. Errors:
+    FAILED_PRECONDITION/ERASURE_BLOCKED while a message to it is still to leave; what could be erased is, unless
+    it was known at the beginning.
     """
     ListExclusions: _aio.UnaryUnaryMultiCallable[_exclusion_pb2.ListExclusionsRequest, _exclusion_pb2.ListExclusionsResponse]
     """Lists who was excluded by the preparation and why, by recipient number, filtered by cause. A page reads a bounded
@@ -617,6 +626,20 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         FAILED_PRECONDITION/DELIVERY_STATE, DELIVERY_KIND for a recurring delivery (retry its children), or
         NOTHING_TO_RETRY; INVALID_ARGUMENT/REQUEST_ID_REUSED with another filter; ABORTED/ALREADY_RUNNING while another
         call counts the same delivery.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseProfile(
+        self,
+        request: _erasure_pb2.EraseProfileRequest,
+        context: _aio.ServicerContext[_erasure_pb2.EraseProfileRequest, _abc.Awaitable[_erasure_pb2.EraseProfileResponse]],
+    ) -> _abc.Awaitable[_erasure_pb2.EraseProfileResponse]:
+        """Erases one profile everywhere: profile, address, attributes, the words of mail servers, URLs. Its rows stay with
+        their numbers and outcomes, so every count and rate stays exact. A draft with it goes back to EDITING, and excludes
+        it as an empty address when it is prepared again. In batches, each committed by itself: a call that is cut is
+        repeated, and goes on. Suppression lists keep an address, since they keep it from being written to. Errors:
+        FAILED_PRECONDITION/ERASURE_BLOCKED while a message to it is still to leave; what could be erased is, unless
+        it was known at the beginning.
         """
 
     @_abc_1.abstractmethod

@@ -77,8 +77,17 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 19
     """UNAUTHENTICATED. The token was valid and has expired, perhaps in mid-stream: get a new one and call again."""
     ERROR_REASON_LOG_OUT_OF_RANGE: _ErrorReason.ValueType  # 40
-    """OUT_OF_RANGE. The resume token is older than the log that is kept, or ahead of it: begin again with an empty token,
-    or with the one of a KPI snapshot. Metadata: delivery_id, log_dropped_time if retention has dropped the log.
+    """OUT_OF_RANGE. The log that is asked for was dropped by retention; or the resume token is older than what is kept, or
+    ahead of it: begin again with an empty token, or with the one of a KPI snapshot. Metadata: delivery_id,
+    log_dropped_time if retention has dropped the log.
+    """
+    ERROR_REASON_LOG_DROPPED: _ErrorReason.ValueType  # 43
+    """FAILED_PRECONDITION. Retention has dropped the delivery's audience and logs, and the command needs them. Metadata:
+    delivery_id, log_dropped_time.
+    """
+    ERROR_REASON_ERASURE_BLOCKED: _ErrorReason.ValueType  # 44
+    """FAILED_PRECONDITION. Messages to the profile are still to leave: unconfirm, stop or decline these deliveries, or wait
+    until they have left; then call again. Metadata: delivery_ids (comma-separated, some of them).
     """
     ERROR_REASON_MESSAGE_NOT_RENDERED: _ErrorReason.ValueType  # 41
     """FAILED_PRECONDITION. The message can't be made for this recipient: the text says what is wrong with template or
@@ -177,8 +186,17 @@ ERROR_REASON_TIMEOUT: ErrorReason.ValueType  # 18
 ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 19
 """UNAUTHENTICATED. The token was valid and has expired, perhaps in mid-stream: get a new one and call again."""
 ERROR_REASON_LOG_OUT_OF_RANGE: ErrorReason.ValueType  # 40
-"""OUT_OF_RANGE. The resume token is older than the log that is kept, or ahead of it: begin again with an empty token,
-or with the one of a KPI snapshot. Metadata: delivery_id, log_dropped_time if retention has dropped the log.
+"""OUT_OF_RANGE. The log that is asked for was dropped by retention; or the resume token is older than what is kept, or
+ahead of it: begin again with an empty token, or with the one of a KPI snapshot. Metadata: delivery_id,
+log_dropped_time if retention has dropped the log.
+"""
+ERROR_REASON_LOG_DROPPED: ErrorReason.ValueType  # 43
+"""FAILED_PRECONDITION. Retention has dropped the delivery's audience and logs, and the command needs them. Metadata:
+delivery_id, log_dropped_time.
+"""
+ERROR_REASON_ERASURE_BLOCKED: ErrorReason.ValueType  # 44
+"""FAILED_PRECONDITION. Messages to the profile are still to leave: unconfirm, stop or decline these deliveries, or wait
+until they have left; then call again. Metadata: delivery_ids (comma-separated, some of them).
 """
 ERROR_REASON_MESSAGE_NOT_RENDERED: ErrorReason.ValueType  # 41
 """FAILED_PRECONDITION. The message can't be made for this recipient: the text says what is wrong with template or

@@ -330,6 +330,7 @@ class RecurrenceTotals(_message.Message):
     OPENS_FIELD_NUMBER: _builtins.int
     CLICKS_FIELD_NUMBER: _builtins.int
     AS_OF_TIME_FIELD_NUMBER: _builtins.int
+    CHILDREN_WITHOUT_LOG_FIELD_NUMBER: _builtins.int
     delivery_id: _builtins.str
     """The recurring delivery."""
     children: _builtins.int
@@ -348,6 +349,10 @@ class RecurrenceTotals(_message.Message):
     """Opens, repetitions included."""
     clicks: _builtins.int
     """Clicks, repetitions included."""
+    children_without_log: _builtins.int
+    """Children whose logs retention has dropped: their people can't be told apart any more and are in neither unique
+    count; their messages, opens and clicks are in all the others.
+    """
     @_builtins.property
     def outcomes(self) -> _kpis_pb2.OutcomeCounts:
         """These messages by outcome."""
@@ -379,10 +384,11 @@ class RecurrenceTotals(_message.Message):
         opens: _builtins.int = ...,
         clicks: _builtins.int = ...,
         as_of_time: _timestamp_pb2.Timestamp | None = ...,
+        children_without_log: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "outcomes", b"outcomes", "with_efs", b"with_efs", "without_efs", b"without_efs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "children", b"children", "clicks", b"clicks", "delivery_id", b"delivery_id", "opens", b"opens", "outcomes", b"outcomes", "skipped_occurrences", b"skipped_occurrences", "to_deliver", b"to_deliver", "unique_clicked", b"unique_clicked", "unique_opened", b"unique_opened", "with_efs", b"with_efs", "without_efs", b"without_efs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "children", b"children", "children_without_log", b"children_without_log", "clicks", b"clicks", "delivery_id", b"delivery_id", "opens", b"opens", "outcomes", b"outcomes", "skipped_occurrences", b"skipped_occurrences", "to_deliver", b"to_deliver", "unique_clicked", b"unique_clicked", "unique_opened", b"unique_opened", "with_efs", b"with_efs", "without_efs", b"without_efs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

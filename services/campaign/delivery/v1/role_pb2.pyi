@@ -39,7 +39,7 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_FEEDBACK: _Role.ValueType  # 5
     """`feedback`: apply observations to DeliveryService; held by FeedbackService."""
     ROLE_ADMINISTRATION: _Role.ValueType  # 6
-    """`administration`: dead letters, logs of all. Does not imply `start-deliveries`."""
+    """`administration`: dead letters, logs of all, erasing a profile. Does not imply `start-deliveries`."""
     ROLE_RELAY: _Role.ValueType  # 7
     """`relay`: hand messages over to the MTA side; held by DeliveryService."""
 
@@ -61,7 +61,7 @@ ROLE_MTA: Role.ValueType  # 4
 ROLE_FEEDBACK: Role.ValueType  # 5
 """`feedback`: apply observations to DeliveryService; held by FeedbackService."""
 ROLE_ADMINISTRATION: Role.ValueType  # 6
-"""`administration`: dead letters, logs of all. Does not imply `start-deliveries`."""
+"""`administration`: dead letters, logs of all, erasing a profile. Does not imply `start-deliveries`."""
 ROLE_RELAY: Role.ValueType  # 7
 """`relay`: hand messages over to the MTA side; held by DeliveryService."""
 Global___Role: _TypeAlias = Role  # noqa: Y015

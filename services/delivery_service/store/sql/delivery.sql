@@ -35,7 +35,7 @@ select d.delivery_id, d.label, d.channel, d.feedback_mode, d.subject, '' as html
     d.approved_digest, d.messages_per_hour, d.first_wave_count, d.paused_domains, d.overruled_domains,
     d.control_group_share,
     case when d.control_group_profile_ids is not null then '{}'::text[] end as control_group_profile_ids,
-    d.suppression_lists, d.retry_of_id, d.audience_source_id, c.plan_digest as confirm_plan_digest, c.confirmer,
+    d.suppression_lists, d.retry_of_id, d.audience_source_id, d.log_dropped_time, c.plan_digest as confirm_plan_digest, c.confirmer,
     c.confirm_time
 from delivery d
 left join confirmation c on c.delivery_id = d.delivery_id and c.request_id = d.confirm_request_id

@@ -9,4 +9,6 @@ from (
     from delivery_counter group by delivery_id
 ) base
 where base.delivery_id = e.delivery_id and e.as_of_time is not null and e.stale_since_time is null
-    and (e.delivered_with_efs <> base.with_efs or e.delivered_without_efs <> base.without_efs);
+    and (e.delivered_with_efs <> base.with_efs or e.delivered_without_efs <> base.without_efs)
+    -- Of those whose log was dropped, nothing can be counted any more.
+    and not exists (select from delivery d where d.delivery_id = e.delivery_id and d.log_dropped_time is not null);

@@ -16,7 +16,8 @@ with scanned as (
 )
 select k.delivery_id as place, k.recipient as place_recipient, s.*, k.profile_id, k.address, d.label, d.channel,
     d.state, d.feedback_mode, d.start_time,
-    s.recipient is not null and d.state not in (1, 2, 3) and ($5::smallint = 0 or d.channel = $5) as shown
+    s.recipient is not null and d.state not in (1, 2, 3) and d.log_dropped_time is null
+        and ($5::smallint = 0 or d.channel = $5) as shown
 from scanned k
 join delivery d on d.delivery_id = k.delivery_id
 left join send_log s on s.delivery_id = k.delivery_id and s.recipient = k.recipient
@@ -26,12 +27,13 @@ order by k.delivery_id desc, k.recipient desc;
 -- The recipients with an address among the next $4 deliveries from $2 on downwards, in that one below recipient $3. An
 -- email's address is $1, another one's $6. A delivery without such a recipient gives a row as well.
 with scanned as (
-    select delivery_id, label, channel, state, feedback_mode, start_time
+    select delivery_id, label, channel, state, feedback_mode, start_time, log_dropped_time
     from delivery where delivery_id <= $2 order by delivery_id desc limit $4
 )
 select d.delivery_id as place, coalesce(r.recipient, 0) as place_recipient, s.*, r.profile_id, r.address, d.label,
     d.channel, d.state, d.feedback_mode, d.start_time,
-    s.recipient is not null and d.state not in (1, 2, 3) and ($5::smallint = 0 or d.channel = $5) as shown
+    s.recipient is not null and d.state not in (1, 2, 3) and d.log_dropped_time is null
+        and ($5::smallint = 0 or d.channel = $5) as shown
 from scanned d
 left join recipient r on r.delivery_id = d.delivery_id and r.address = case d.channel when 1 then $1 else $6 end
     and (r.delivery_id < $2 or r.recipient < $3)

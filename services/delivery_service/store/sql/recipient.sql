@@ -3,7 +3,7 @@
 -- name: lock_draft
 -- Holds the delivery while a chunk is added to it: chunks of two uploads may not take the same numbers. A chunk is the
 -- one thing that takes several round trips; idle_in_transaction_session_timeout frees a stopped writer's lock.
-select state, version, recipient_count, audience_digest, parent_id is not null as is_child
+select state, version, recipient_count, audience_digest, parent_id is not null as is_child, log_dropped_time
 from delivery where delivery_id = $1 for no key update;
 
 -- name: get_channel

@@ -47,9 +47,10 @@ where delivery_id = $1 and local_time < $2 and (cardinality($3::smallint[]) = 0 
 order by local_time desc limit $4;
 
 -- name: recurrence_totals
--- Counts over all children, in one statement, so in one snapshot. People are told apart by profile, or by address.
+-- Counts over all children, in one statement, so in one snapshot. People are told apart by profile, or by address. Of
+-- children whose log was dropped, opens and clicks are as last counted, and people can't be told apart any more.
 with child as (
-    select delivery_id from delivery where parent_id = $1
+    select delivery_id, log_dropped_time is not null as dropped from delivery where parent_id = $1
 ), counted as (
     select sum(c.prepared) as prepared, sum(c.canceled) as canceled, sum(c.relayed) as relayed,
         sum(c.deferred) as deferred, sum(c.expired) as expired, sum(c.delivered) as delivered,
@@ -60,13 +61,17 @@ with child as (
         bool_or(t.kind = 4) as clicked, count(*) filter (where t.kind = 3) as opens,
         count(*) filter (where t.kind = 4) as clicks
     from child join tracking_log t using (delivery_id) join recipient r using (delivery_id, recipient)
-    where t.kind in (3, 4) and t.recipient > 0
+    where t.kind in (3, 4) and t.recipient > 0 and not child.dropped
     group by 1
+), past as (
+    select count(*) as children, coalesce(sum(e.opens), 0)::bigint as opens, coalesce(sum(e.clicks), 0)::bigint as clicks
+    from child left join engagement e using (delivery_id) where child.dropped
 )
 select (select count(*) from child) as children,
+    past.children as children_without_log,
     (select count(*) from occurrence where delivery_id = $1 and state = 3) as skipped,
-    c.*, p.*
-from counted c, (
+    c.*, p.unique_opened, p.unique_clicked, p.opens + past.opens as opens, p.clicks + past.clicks as clicks
+from past, counted c, (
     select count(*) as unique_opened, count(*) filter (where clicked) as unique_clicked,
         coalesce(sum(opens), 0)::bigint as opens, coalesce(sum(clicks), 0)::bigint as clicks
     from person) as p;

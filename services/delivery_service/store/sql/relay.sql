@@ -11,7 +11,7 @@ with in_progress as (
             as paused_domains
     from delivery where delivery_id = $1 and state = 6 and validity_end_time > $5 for share
 ), free as (
-    select p.part, d.through, d.domain_pause_version, d.paused_domains
+    select p.part
     from relay_part p join in_progress d on p.delivery_id = d.delivery_id
     where p.delivery_id = $1 and not p.done and p.available_time <= clock_timestamp() and p.part * 1024 <= d.through
         and p.held_version <> d.domain_pause_version
@@ -19,8 +19,9 @@ with in_progress as (
 )
 update relay_part p
 set lease_holder = $2, available_time = clock_timestamp() + $3::interval, claim_count = p.claim_count + 1
-from free where p.delivery_id = $1 and p.part = free.part
-returning p.part, p.claim_count, free.through, free.domain_pause_version, free.paused_domains;
+-- As an array: a join would read all parts of the delivery for each of them, in a plan made for any delivery.
+from in_progress d where p.delivery_id = $1 and p.part = any (array(select part from free))
+returning p.part, p.claim_count, d.through, d.domain_pause_version, d.paused_domains;
 
 -- name: claim_parts_to_close
 -- As claim_parts, of a delivery that was stopped or whose validity is over: that is for ever, so its state needn't be
@@ -33,7 +34,7 @@ with free as (
 update relay_part p
 set lease_holder = 'closing: ' || $2::text, available_time = clock_timestamp() + $3::interval,
     claim_count = p.claim_count + 1
-from free where p.delivery_id = $1 and p.part = free.part
+where p.delivery_id = $1 and p.part = any (array(select part from free))
 returning p.part, p.claim_count;
 
 -- name: prepared_of_part

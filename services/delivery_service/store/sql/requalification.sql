@@ -40,6 +40,7 @@ from chosen c cross join lateral known_reports($1, c.recipients) k
 left join observation_detail d on d.delivery_id = $1 and d.recipient = k.recipient and d.outcome = k.outcome
     and d.event_time = k.event_time
 where k.outcome in (3, 4, 6) and (k.rules_version < $6 or k.disputed)
+    and k.diagnostic !~ '^erased [0-9]{6}$'  -- an erased profile's: what the rules read is gone, how it counts stays
 order by k.recipient, k.event_time;
 
 -- name: correct_slot
