@@ -93,14 +93,16 @@ def judge(reports: Iterable[Report], rules: QuarantineRules, guards: Sequence[Gu
     doubted: Report | None = None
     since: datetime | None = None
     for report in sorted(reports):
-        lapsed_of = [each for each in (significant, doubted) if each and _lapsed(each, report.event_time, rules)]
-        if significant in lapsed_of:
+        weight = _weight(report)
+        if weight is None:
+            continue
+        if significant and _lapsed(significant, report.event_time, rules):
             count, significant = 0, None
-        if doubted in lapsed_of:
+        if doubted and _lapsed(doubted, report.event_time, rules):
             doubted = None
         if significant is None and doubted is None:
             since = report.event_time
-        match _weight(report):
+        match weight:
             case FailureType.NONE:
                 count, significant, doubted = 0, None, None
             case FailureType.HARD if any(guard.covers(report.event_time) for guard in guards):

@@ -3,7 +3,7 @@ two replicas that both read the log."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 
 from campaign.delivery.v1 import address_health_service_pb2 as pb
-from campaign.delivery.v1 import delivery_pb2, exclusion_pb2, requalification_service_pb2, send_log_pb2
+from campaign.delivery.v1 import (
+    before_the_send_pb2,
+    delivery_pb2,
+    exclusion_pb2,
+    requalification_service_pb2,
+    send_log_pb2,
+)
 from campaign.delivery.v1 import delivery_service_pb2 as delivery_pb
 from delivery_service.domain.outcome import FailureType, Reason
 from delivery_service.domain.quarantine import AddressStatus, QuarantineRules, Report, judge
@@ -58,10 +64,11 @@ class World:
     async def becomes(self, status: int, address: str = "person1@example.com", count: int | None = None) -> None:
         """Waits until an address has this status, and this number of errors."""
 
-        async def is_so() -> None:
+        async def is_so() -> bool:
             health = (await self.health(address)).health
             assert health.status == status, pb.AddressStatus.Name(health.status)
             assert count is None or health.error_count == count, health.error_count
+            return True
 
         await eventually(is_so)
 
@@ -69,13 +76,13 @@ class World:
         """Waits until both replicas' workers have nothing left to take up or to judge."""
         async with connected(self.one.dsn) as connection:
 
-            async def nothing_is_left() -> None:
+            async def nothing_is_left() -> bool:
                 left = await connection.fetchval(
                     "select (select count(*) from delivery_counter c left join address_scan s using (delivery_id, slot)"
                     " where c.revision > coalesce(s.revision, 0)) + (select count(*) from address_news)"
                     " + (select count(*) from address_health where fact_version <> judged_version)"
                 )
-                assert left == 0
+                return bool(left == 0)
 
             await eventually(nothing_is_left)
 
@@ -202,8 +209,8 @@ async def test_the_end_of_the_validity_period_is_no_error_of_its_own(world: Worl
     await world.one.apply(soft(delivery_id, START))
     world.clock.set(START + 5 * DAY)
 
-    async def expired() -> None:
-        assert (await world.one.send_log(delivery_id)).send_log.outcome == EXPIRED
+    async def expired() -> bool:
+        return (await world.one.send_log(delivery_id)).send_log.outcome == EXPIRED
 
     await eventually(expired)
     await world.looked()
@@ -229,7 +236,7 @@ async def test_a_correction_corrects_the_quarantine_in_both_directions(world: Wo
     await world.becomes(QUARANTINED)
 
     for version, failure_type, status in ((2, SOFT, WITH_ERRORS), (3, IGNORED, NONE), (4, HARD, QUARANTINED)):
-        report = requalification_service_pb2.CorrectedReport(
+        report = requalification_service_pb2.QualifiedReport(
             recipient=1,
             outcome=BOUNCED,
             event_time_us=to_microseconds(START),
@@ -249,12 +256,13 @@ async def test_a_complaint_denies_the_address_and_an_unsubscribe_the_profile_for
     delivery_id = await world.one.sent(4)
     await world.one.track(Fact(f"{delivery_id}-1", COMPLAINT), Fact(f"{delivery_id}-2", UNSUBSCRIBE))
 
-    async def both_are_denied() -> None:
+    async def both_are_denied() -> bool:
         listed = await world.two.addresses.ListDenials(pb.ListDenialsRequest())
         assert [(each.address or each.profile_id, each.cause, each.delivery_id) for each in listed.denials] == [
             ("person1@example.com", pb.DENIAL_CAUSE_COMPLAINT, delivery_id),
             ("p2", pb.DENIAL_CAUSE_UNSUBSCRIBE, delivery_id),
         ]
+        return True
 
     await eventually(both_are_denied)
     denied = delivery_pb2.EXCLUSION_CAUSE_DENYLISTED
@@ -340,16 +348,19 @@ async def test_a_message_that_may_have_left_is_decided_by_the_mta_side_before_it
 
 
 async def test_a_proof_goes_to_whom_it_is_sent_and_its_bounce_counts(world: World) -> None:
-    from campaign.delivery.v1 import before_the_send_pb2  # noqa: PLC0415
-
     ready = await world.one.ready(2)
     await world.one.addresses.QuarantineAddresses(pb.QuarantineAddressesRequest(addresses=["seed@example.com"]))
-    proof = before_the_send_pb2.ProofRecipient(address="seed@example.com", attributes={"first_name": "Seed"})
+    proof = before_the_send_pb2.TestProfile(address="seed@example.com", attributes={"first_name": "Seed"})
     answer = await world.one.stub.SendProof(
-        before_the_send_pb2.SendProofRequest(delivery_id=ready.delivery_id, recipients=[proof])
+        before_the_send_pb2.SendProofRequest(delivery_id=ready.delivery_id, test_profiles=[proof])
     )
     assert world.one.mta.addresses["seed@example.com"] == 1
-    assert len(answer.proofs) == 1
+    (sent,) = answer.proofs
+    bounced = observed(ready.delivery_id, BOUNCED, START, HARD, UNKNOWN, sent.recipient)
+    await world.one.addresses.ReleaseAddresses(pb.ReleaseAddressesRequest(addresses=["seed@example.com"]))
+    world.clock.set(START + HOUR)
+    await world.one.apply(replace(bounced, event_time_us=to_microseconds(START + HOUR)))
+    await world.becomes(QUARANTINED, "seed@example.com")
 
 
 async def test_a_release_forgives_what_was_reported_until_then(world: World) -> None:
@@ -516,7 +527,3 @@ async def test_the_lists_are_paged_and_filtered(world: World) -> None:
     start = await world.two.addresses.ListAllowlist(pb.ListAllowlistRequest(page_size=3))
     end = await world.two.addresses.ListAllowlist(pb.ListAllowlistRequest(page_token=start.next_page_token))
     assert [each.address for each in (*start.entries, *end.entries)] == names
-
-
-def test_the_people_of_these_tests_are_known() -> None:
-    assert people(1)[0].address == "person1@example.com"
