@@ -452,7 +452,7 @@ select delivery_id, recipient from tracking_log where kind in (5, 6);
 
 -- Causes 4 and 5. Of a small audience each address is looked up; else what is denied or quarantined is hashed.
 create function exclude_denied (p_delivery_id bigint) returns void language plpgsql
-set plan_cache_mode = force_custom_plan set enable_nestloop = off as $$
+set plan_cache_mode = force_custom_plan set enable_nestloop = off set enable_hashjoin = on as $$
 declare
     v_channel smallint;
     v_looked_up boolean;
@@ -476,7 +476,6 @@ begin
     from recipient r join address_health h on h.address = r.address and h.channel = v_channel and h.status = 3
     where r.delivery_id = p_delivery_id and r.recipient > 0 and r.address_problem = 0
     on conflict do nothing;
-    perform set_config('enable_hashjoin', 'on', true);
 end $$;
 
 -- As before, with the denylist and the quarantine in their place.

@@ -243,9 +243,6 @@ from domain_result r
 where r.bucket_time = any ($1::timestamptz[]) and r.domain = any ($2::text[] collate "C")
 group by r.domain;
 
--- name: open_guards
-select domain from outage_guard where end_time is null order by domain limit 10000;
-
 -- name: guard_domains
 -- Begins to guard these domains, or goes on. What bounced since $2 is judged again.
 with guarded as (
