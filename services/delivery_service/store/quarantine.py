@@ -115,9 +115,9 @@ class Quarantine:
         await self._pool.execute(query("forget_domain_results"), now - self._baseline)
         await self._pool.execute(query("forget_guards"), guards_before)
 
-    async def recent_results(self, since: datetime, hard_min: int) -> dict[str, DomainResults]:
-        """By domain: those with so many hard bounces, and those that are guarded."""
-        return _results(await self._pool.fetch(query("recent_domain_results"), since, hard_min))
+    async def recent_results(self, buckets: Sequence[datetime], hard_min: int) -> dict[str, DomainResults]:
+        """In these steps of time, by domain: those with so many hard bounces."""
+        return _results(await self._pool.fetch(query("recent_domain_results"), buckets, hard_min))
 
     async def usual_results(self, buckets: Sequence[datetime], domains: Sequence[str]) -> dict[str, DomainResults]:
         """Of these domains, in these steps of time."""

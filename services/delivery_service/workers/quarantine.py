@@ -84,7 +84,9 @@ class QuarantineWorker:
         if not self._limits.hard_bounces_min:
             return
         begin = now - (now - from_microseconds(0)) % self._bucket - self._bucket
-        recent = await self._store.recent_results(begin, self._limits.hard_bounces_min)
+        # The step before, this one, and the next: an MTA's clock may be ahead.
+        latest = [begin + step * self._bucket for step in range(3)]
+        recent = await self._store.recent_results(latest, self._limits.hard_bounces_min)
         tripped: dict[str, str] = {}
         if recent:
             steps = int(timedelta(seconds=settings.outage_guard_baseline_seconds) / self._bucket)

@@ -1,7 +1,9 @@
 """The quarantine and the denylist: what bounces, complaints and unsubscribes do to later sends, through the RPCs, with
 two replicas that both read the log."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +26,7 @@ from campaign.delivery.v1 import delivery_service_pb2 as delivery_pb
 from campaign.delivery.v1.address_health_service_pb2_grpc import AddressHealthServiceStub
 from delivery_service.domain.outcome import FailureType, Reason
 from delivery_service.domain.quarantine import AddressStatus, QuarantineRules, Report, judge
+from delivery_service.store.migrate import migrate, migrations
 from delivery_service.store.queries import query
 from service_runtime.clock import to_microseconds
 from tests.support.clock import SetClock
@@ -32,6 +35,7 @@ from tests.support.eventually import eventually
 from tests.support.invariants import assert_laws
 from tests.support.mta_side import ACCEPT, LATER
 from tests.support.postgres import connected
+from tests.support.seeding import seed_delivery
 from tests.support.statuses import refused
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -447,9 +451,40 @@ async def test_an_address_on_the_allowlist_is_never_quarantined_and_begins_anew_
     await world.becomes(QUARANTINED)
 
 
+@dataclass
+class Cuts:
+    """How many statements of the workers were cut off in their middle."""
+
+    number: int = 0
+
+
+@asynccontextmanager
+async def cutting_off_the_workers(dsn: str) -> AsyncIterator[Cuts]:
+    """Ends database sessions that are at a step of the quarantine's, as if their process was killed in it."""
+    cuts = Cuts()
+
+    async def cut() -> None:
+        async with connected(dsn) as connection:
+            while True:
+                ended = await connection.fetch(
+                    "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() "
+                    "and state = 'active' and pid <> pg_backend_pid() "
+                    "and query ~ 'collect_address_facts|take_address_news|judged_version|address_scan'"
+                )
+                cuts.number += len(ended)
+                await asyncio.sleep(0.05 if ended else 0.001)
+
+    cutting = asyncio.create_task(cut())
+    try:
+        yield cuts
+    finally:
+        cutting.cancel()
+        await asyncio.gather(cutting, return_exceptions=True)
+
+
 async def test_whatever_is_reported_in_whatever_order_each_address_is_judged_by_all_of_it_once(world: World) -> None:
-    """Random reports, each sent several times, shuffled, in batches of random sizes, to both replicas: against the
-    rules, applied to all of them at once."""
+    """Random reports, each sent several times, shuffled, in batches of random sizes, to both replicas, whose
+    statements are cut off: against the rules, applied to all of them at once."""
     random = Random(20_260_302)
     people_count = 12
     deliveries = [await world.one.sent(people_count) for _ in range(4)]
@@ -477,10 +512,12 @@ async def test_whatever_is_reported_in_whatever_order_each_address_is_judged_by_
         known[recipient].add(report)
         sent += [observed(delivery_id, outcome, at, failure_type, reason, recipient)] * random.randint(1, 3)
     random.shuffle(sent)
-    while sent:
-        size = random.randint(1, 40)
-        batch, sent = sent[:size], sent[size:]
-        await random.choice((world.one, world.two)).apply(*batch)
+    async with cutting_off_the_workers(world.one.dsn) as cuts:
+        while sent:
+            size = random.randint(1, 40)
+            batch, sent = sent[:size], sent[size:]
+            await random.choice((world.one, world.two)).apply(*batch)
+        await eventually(lambda: cuts.number >= 3)
     await world.looked()
 
     statuses = set()
@@ -677,3 +714,55 @@ async def test_only_administration_may_look_and_change(common: DeliveryStack) ->
         refused(grpc.StatusCode.PERMISSION_DENIED, "ROLE_MISSING"),
     ):
         await AddressHealthServiceStub(channel).ListAddresses(pb.ListAddressesRequest())
+
+
+async def test_a_database_from_before_the_quarantine_has_its_log_read_from_the_beginning(
+    database: str, tmp_path: Path
+) -> None:
+    files = migrations()
+    async with connected(database) as connection:
+        await connection.execute("drop schema public cascade; create schema public")
+        await connection.execute("create table schema_version (version integer primary key, apply_time timestamptz)")
+        for version in range(1, 27):
+            await connection.execute(files[version])
+            await connection.execute("insert into schema_version values ($1, now())", version)
+        await seed_delivery(database, 1, [1, 2, 3, 4], slots=1)
+        observed_before = """
+            select apply_slot(1, 0::smallint, now(), array[1, 2, 3, 4], array[6, 6, 5, 5]::smallint[],
+                array[$1, $1, $1, $1]::bigint[], array[2, 3, 0, 0]::smallint[], array[2, 8, 0, 0]::smallint[],
+                '{}', '{}', '{}', '{}', array[1, 1, 1, 1]::smallint[])
+        """
+        await connection.execute(observed_before, to_microseconds(START))
+        await connection.execute(
+            "select keep_late(array[1]::bigint[], array[0]::smallint[], array[1], now(), array[2], "
+            "array[6]::smallint[], array[$1]::bigint[], array[2]::smallint[], array[2]::smallint[], '{}', '{}', '{}', '{}', "
+            "array[1]::smallint[])",
+            to_microseconds(START - HOUR),
+        )
+        await connection.execute(
+            "select apply_tracking(array[1]::bigint[], array[3], array[6]::smallint[], array[$1]::bigint[], array[''],"
+            " now())",
+            to_microseconds(START),
+        )
+        await connection.execute(
+            "insert into alert select 1, 4, current_date, nextval('alert_id'), '', now(), 'old', null, now(), 0"
+        )
+    await migrate(database)
+
+    async with delivery_stack(database, tmp_path, quarantine_check_seconds=0.02) as stack:
+        for number, status in ((1, QUARANTINED), (2, QUARANTINED), (4, NONE)):
+
+            async def is_so(number: int = number, status: int = status) -> bool:
+                request = pb.GetAddressRequest(address=f"person{number}@example.com")
+                return (await stack.addresses.GetAddress(request)).health.status == status
+
+            await eventually(is_so)
+
+        async def complained() -> bool:
+            denials = await stack.addresses.ListDenials(pb.ListDenialsRequest())
+            return [each.address for each in denials.denials] == ["person3@example.com"]
+
+        await eventually(complained)
+        (alert,) = (await stack.stub.ListAlerts(alert_pb2.ListAlertsRequest())).alerts
+        assert (alert.detail, alert.recipient_domain) == ("old", "")
+    await assert_laws(database)

@@ -1,8 +1,8 @@
 -- The quarantine, the denylist and the allowlist: properties of addresses and profiles, not of any delivery.
 --
 -- The quarantine is derived, off the hot path, in two steps. Facts about addresses are taken from the log
--- (`collect_address_facts`, `take_address_news`): each step moves its cursor in the transaction that keeps the facts, and
--- a fact that is kept again changes nothing. Then an address whose facts have changed is judged by
+-- (`collect_address_facts`, `take_address_news`): each step moves its cursor in the transaction that keeps the facts,
+-- and a fact that is kept again changes nothing. Then an address whose facts have changed is judged by
 -- domain/quarantine.py, and the verdict is written if the facts are still those that were judged. So it doesn't matter
 -- in which order things are reported, how often they are read, by how many replicas, or where one of them is killed.
 
@@ -70,8 +70,8 @@ create table address_news (
     recipient integer not null
 );
 
--- Who is not to be written to because they said so. kind: 1 address, 2 profile; both of one channel. cause: 1 complaint,
--- 2 unsubscribe, 3 by hand. A row that someone took off stays, with `denied` false: what was reported of a time up to
+-- Who is not to be written to because they said so. kind: 1 address, 2 profile; both of one channel. cause: 1
+-- complaint, 2 unsubscribe, 3 by hand. A row that someone took off stays, with `denied` false: what was reported of a time up to
 -- then doesn't put it back.
 create table denylist (
     channel smallint not null,
@@ -118,22 +118,21 @@ create table outage_guard (
 create unique index outage_guard_open on outage_guard (domain) where end_time is null;
 
 -- Keeps facts about the messages of one delivery; of two verdicts on one report the newer rules' (of the same rules the
--- greater). Facts about an address begin with a failure: of addresses that have had none, nothing is kept. When the first
--- one comes (or one older than all so far), the successes since then that went unnoticed are looked for: among the
--- deliveries of which anything as new was reported, p_lookback of them at most. Called by one transaction at a time.
+-- greater). Facts about an address begin with a failure: of addresses that have had none, nothing is kept. When the
+-- first one comes (or one older than all so far), the successes since then that went unnoticed are looked for: among
+-- the deliveries of which anything as new was reported, p_lookback of them at most. Called by one transaction at a
+-- time. Rows are found by their keys alone: a hash would read all of a large delivery.
 create function keep_address_facts (
     p_channel smallint, p_delivery_id bigint, p_recipients integer[], p_addresses text[], p_outcomes smallint[],
     p_event_times timestamptz[], p_failure_types smallint[], p_reasons smallint[], p_rules_versions smallint[],
     p_lookback integer, p_now timestamptz
-) returns void language plpgsql set plan_cache_mode = force_custom_plan as $$
+) returns void language plpgsql set enable_hashjoin = off set enable_mergejoin = off as $$
 declare
     v_addresses text[];
     v_oldest timestamptz[];
     v_until timestamptz[];
 begin
-    if not (1 = any (p_failure_types) or 2 = any (p_failure_types)) then
-        null;  -- nothing that makes an address known
-    else
+    if 1 = any (p_failure_types) or 2 = any (p_failure_types) then
         insert into address_health (channel, address, domain, update_time)
         select distinct p_channel, f.address, case when p_channel = 1 then split_part(f.address, '@', -1) else '' end,
             p_now
@@ -162,8 +161,8 @@ begin
             f.reason, f.rules_version
         from unnest(p_recipients, p_addresses, p_outcomes, p_event_times, p_failure_types, p_reasons, p_rules_versions)
             as f (recipient, address, outcome, event_time, failure_type, reason, rules_version)
-        where f.failure_type in (1, 2) or exists (
-            select from address_health h where h.channel = p_channel and h.address = f.address collate "C")
+        where f.failure_type in (1, 2) or (
+            select true from address_health h where h.channel = p_channel and h.address = f.address collate "C")
         union all
         select l.address, r.delivery_id, r.recipient, 5::smallint, e.event_time, 0::smallint, 0::smallint, 0::smallint
         from (
@@ -216,15 +215,13 @@ returns void language sql as $$
     group by d.channel
 $$;
 
--- (An EXPIRED that is the end of the validity period itself repeats an error, and is none: no MTA said it.)
---
--- One step of reading the log of one slot: at most p_rows transitions (no fewer than a revision may have), and where they
--- end. Gives how many there were; null: another process is at it (one at a time, over all slots: so that no success can
+-- One step of reading the log of one slot: at most p_rows transitions (no fewer than a revision may have). An EXPIRED
+-- that is the end of the validity period itself repeats an error, and is none: no MTA said it. Gives how many there were; null: another process is at it (one at a time, over all slots: so that no success can
 -- slip past while its address becomes known).
 create function collect_address_facts (
     p_delivery_id bigint, p_slot smallint, p_rows integer, p_lookback integer, p_bucket interval,
     p_oldest_bucket timestamptz, p_now timestamptz
-) returns integer language plpgsql set plan_cache_mode = force_custom_plan as $$
+) returns integer language plpgsql set enable_hashjoin = off set enable_mergejoin = off as $$
 declare
     v_channel smallint;
     v_validity_end_time timestamptz;
@@ -266,8 +263,9 @@ begin
     into v_rows, v_recipients, v_addresses, v_outcomes, v_event_times, v_failure_types, v_reasons, v_rules_versions,
         v_corrected
     from transition t
-    left join recipient r on r.delivery_id = t.delivery_id and r.recipient = t.recipient
-        and (t.outcome = 5 or t.failure_type in (1, 2))
+    -- Of most transitions nothing is looked up.
+    left join recipient r on r.delivery_id = t.delivery_id
+        and r.recipient = case when t.outcome = 5 or t.failure_type in (1, 2) then t.recipient end
     cross join lateral (
         select r.address_problem = 0 and not t.correction
             and not (t.outcome = 4 and t.event_time = v_validity_end_time) as counts) e
@@ -302,7 +300,7 @@ end $$;
 -- Takes at most p_limit messages out of the queue. A complaint puts the address on the denylist; an unsubscribe the
 -- profile, or the address of a recipient without one. Gives how many were taken; null: another process is at it.
 create function take_address_news (p_limit integer, p_lookback integer, p_now timestamptz) returns integer
-language plpgsql set plan_cache_mode = force_custom_plan as $$
+language plpgsql set enable_hashjoin = off set enable_mergejoin = off as $$
 declare
     v_delivery_ids bigint[];
     v_recipients integer[];
@@ -457,7 +455,8 @@ declare
     v_channel smallint;
     v_looked_up boolean;
 begin
-    select channel, recipient_count <= 20000 into v_channel, v_looked_up from delivery where delivery_id = p_delivery_id;
+    select channel, recipient_count <= 20000 into v_channel, v_looked_up
+    from delivery where delivery_id = p_delivery_id;
     perform set_config('enable_nestloop', v_looked_up::text, true),
         set_config('enable_hashjoin', (not v_looked_up)::text, true);
     insert into exclusion_log (delivery_id, recipient, cause)

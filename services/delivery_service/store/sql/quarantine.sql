@@ -14,17 +14,13 @@ select collect_address_facts($1, $2, $3, $4, $5, $6, $7);
 select take_address_news($1, $2, $3);
 
 -- name: addresses_to_judge
--- Addresses whose facts have changed, with all that the verdict rests on, as columns. On what someone has quarantined by
--- hand there is no verdict to be given.
-with by_hand as (
-    update address_health set judged_version = fact_version where judged_version <> fact_version and adder <> ''
-)
+-- Addresses whose facts have changed, with all that the verdict rests on, as columns.
 select h.channel, h.address, h.fact_version,
-    exists (select from allowlist a where a.channel = h.channel and a.address = h.address) as allowed,
+    (select true from allowlist a where a.channel = h.channel and a.address = h.address) is not null as allowed,
     e.event_times, e.failure_types, e.reasons, e.delivery_ids, e.recipients, e.outcomes, g.begin_times, g.end_times
 from (
     select channel, address, domain, fact_version, release_time from address_health
-    where judged_version <> fact_version and adder = '' order by channel, address limit $1
+    where judged_version <> fact_version order by channel, address limit $1
 ) h
 cross join lateral (
     select array_agg(e.event_time) as event_times, array_agg(e.failure_type) as failure_types,
@@ -39,8 +35,8 @@ left join lateral (
 ) g on h.domain <> '';
 
 -- name: set_verdicts
--- Writes verdicts on the facts that they are of: on others they say nothing. Facts that no verdict needs any more are
--- forgotten. Gives the reasons of those that are quarantined now and were not.
+-- Writes verdicts on the facts that they are of: on others they say nothing, nor on what someone quarantined by hand.
+-- Facts that no verdict needs any more are forgotten. Gives the reasons of those that are quarantined now and were not.
 with verdict as (
     select * from unnest($1::smallint[], $2::text[], $3::integer[], $4::smallint[], $5::smallint[], $6::smallint[],
         $7::smallint[], $8::timestamptz[], $9::bigint[], $10::integer[], $11::smallint[], $12::timestamptz[])
@@ -64,6 +60,11 @@ with verdict as (
     where h.channel = v.channel and h.address = v.address collate "C" and h.fact_version = v.fact_version
         and h.adder = ''
     returning h.channel, h.address, old.status as before, new.status, new.reason, v.forget_before
+), by_hand as (
+    update address_health h set judged_version = v.fact_version
+    from verdict v
+    where h.channel = v.channel and h.address = v.address collate "C" and h.fact_version = v.fact_version
+        and h.adder <> ''
 ), forgotten as (
     delete from address_event e using written w
     where e.channel = w.channel and e.address = w.address and e.event_time < w.forget_before
@@ -229,12 +230,12 @@ where denied and (channel, kind, value) > ($1::smallint, $2::smallint, $3::text 
 order by channel, kind, value limit $4;
 
 -- name: recent_domain_results
--- Domains with at least $2 hard bounces since $1, and those that are guarded, with what became of their messages.
+-- Domains with at least $2 hard bounces in the steps of time $1, with what became of their messages.
 select r.domain, sum(r.delivered)::bigint as delivered, sum(r.hard)::bigint as hard
 from domain_result r
-where r.bucket_time >= $1
+where r.bucket_time = any ($1::timestamptz[])
 group by r.domain
-having sum(r.hard) >= $2 or exists (select from outage_guard g where g.domain = r.domain and g.end_time is null);
+having sum(r.hard) >= $2;
 
 -- name: usual_domain_results
 -- What became of the messages to these domains in these steps of time.

@@ -52,7 +52,8 @@ where delivery_id = $1 and lease_holder = $2 and not done and part = any ($4::in
 -- name: read_part
 -- The messages of a part that have not left, as columns: a row for each would cost the driver more than its contents.
 -- Both tables are told the range: else each recipient is looked up by itself, at twice the cost of the whole. Whom
--- channel $4 must not write to any more is told apart, with the reason.
+-- channel $4 must not write to any more is told apart, with the reason. (Looked up one by one: an `exists` might be
+-- answered by hashing all who are quarantined.)
 select coalesce(array_agg(m.recipient) filter (where m.barred = 0), '{}') as recipients,
     coalesce(array_agg(m.address) filter (where m.barred = 0), '{}') as addresses,
     coalesce(array_agg(m.attributes) filter (where m.barred = 0), '{}') as attributes,
@@ -60,13 +61,11 @@ select coalesce(array_agg(m.recipient) filter (where m.barred = 0), '{}') as rec
     coalesce(array_agg(m.barred) filter (where m.barred > 0), '{}') as barred_reasons
 from (
     select r.recipient, r.address, r.attributes,
-        case when exists (
-                select from denylist n where n.channel = $4 and n.kind = 1 and n.value = r.address and n.denied)
-            or exists (
-                select from denylist n
-                where n.channel = $4 and n.kind = 2 and n.value = r.profile_id collate "C" and n.denied) then 11
-            when exists (
-                select from address_health h where h.channel = $4 and h.address = r.address and h.status = 3) then 10
+        case when (select n.denied from denylist n where n.channel = $4 and n.kind = 1 and n.value = r.address)
+            or (select n.denied from denylist n
+                where n.channel = $4 and n.kind = 2 and n.value = r.profile_id collate "C") then 11
+            when (select true from address_health h
+                where h.channel = $4 and h.address = r.address and h.status = 3) then 10
             else 0 end as barred
     from send_log s join recipient r using (delivery_id, recipient)
     where s.delivery_id = $1 and s.recipient >= $2 and s.recipient < $3 and s.outcome = 0
@@ -83,13 +82,11 @@ select coalesce(array_agg(m.recipient) filter (where m.barred = 0 and not m.held
     count(*) filter (where m.held) as held
 from (
     select r.recipient, r.address, r.attributes, split_part(r.address, '@', -1) = any ($5::text[]) as held,
-        case when exists (
-                select from denylist n where n.channel = $4 and n.kind = 1 and n.value = r.address and n.denied)
-            or exists (
-                select from denylist n
-                where n.channel = $4 and n.kind = 2 and n.value = r.profile_id collate "C" and n.denied) then 11
-            when exists (
-                select from address_health h where h.channel = $4 and h.address = r.address and h.status = 3) then 10
+        case when (select n.denied from denylist n where n.channel = $4 and n.kind = 1 and n.value = r.address)
+            or (select n.denied from denylist n
+                where n.channel = $4 and n.kind = 2 and n.value = r.profile_id collate "C") then 11
+            when (select true from address_health h
+                where h.channel = $4 and h.address = r.address and h.status = 3) then 10
             else 0 end as barred
     from send_log s join recipient r using (delivery_id, recipient)
     where s.delivery_id = $1 and s.recipient >= $2 and s.recipient < $3 and s.outcome = 0
