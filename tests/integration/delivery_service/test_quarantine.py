@@ -735,8 +735,8 @@ async def test_a_database_from_before_the_quarantine_has_its_log_read_from_the_b
         await connection.execute(observed_before, to_microseconds(START))
         await connection.execute(
             "select keep_late(array[1]::bigint[], array[0]::smallint[], array[1], now(), array[2], "
-            "array[6]::smallint[], array[$1]::bigint[], array[2]::smallint[], array[2]::smallint[], '{}', '{}', '{}', '{}', "
-            "array[1]::smallint[])",
+            "array[6]::smallint[], array[$1]::bigint[], array[2]::smallint[], array[2]::smallint[], "
+            "'{}', '{}', '{}', '{}', array[1]::smallint[])",
             to_microseconds(START - HOUR),
         )
         await connection.execute(
