@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from campaign.delivery.v1 import delivery_service_pb2 as pb
+from campaign.delivery.v1.address_health_service_pb2_grpc import AddressHealthServiceStub
 from campaign.delivery.v1.delivery_pb2 import Delivery
 from campaign.delivery.v1.delivery_service_pb2_grpc import DeliveryServiceStub
 from campaign.feedback.v1.qualification_service_pb2_grpc import QualificationServiceStub
@@ -117,6 +118,13 @@ async def connect(target: Target, patience_seconds: float = READ_PATIENCE_SECOND
     """A client of the given service, or of the one running on the folder."""
     async with _channel(target, lambda connection: connection.delivery) as channel:
         yield DeliveryClient(DeliveryServiceStub(channel), patience_seconds)
+
+
+@asynccontextmanager
+async def connect_addresses(target: Target) -> AsyncIterator[AddressHealthServiceStub]:
+    """A client of the quarantine and the denylist of the given service, or of the one running on the folder."""
+    async with _channel(target, lambda connection: connection.delivery) as channel:
+        yield AddressHealthServiceStub(channel)
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ from campaign.delivery.v1.schedule_pb2 import AGGREGATION_PERIOD_NONE, Recurrenc
 from campaign.delivery.v1.send_log_feed_pb2 import ExportSendLogsRequest
 from campaign.delivery.v1.send_log_pb2 import FailureType, Reason, SendLogStatus
 from campaign_cli import life, logs, look_ups
+from campaign_cli.addresses import allowlist, denylist, quarantine
 from campaign_cli.alerts import alerts
 from campaign_cli.client import SEND_PATIENCE_SECONDS, Target, connect
 from campaign_cli.control import approve, pause, resume, stop
@@ -57,7 +58,7 @@ for command in (
     life.show, life.confirm, life.unconfirm, life.cancel, life.decline, life.delete, life.duplicate, life.proof,
     occurrences, alerts, approve, pause, resume, stop, exclusions, retry_failed, suppression, erase_profile, qualify,
     requalify, rules, undefined, look_ups.render, look_ups.messages, look_ups.breakdown, look_ups.tracking,
-    look_ups.changes, look_ups.dead_letters,
+    look_ups.changes, look_ups.dead_letters, quarantine, denylist, allowlist,
 ):  # fmt: skip
     campaign.add_command(command)
 

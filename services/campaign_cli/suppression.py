@@ -49,15 +49,20 @@ def create(name: str, channel: str, description: str, as_json: bool, **where: An
     run(work())
 
 
-def entry_options(command: Any) -> Any:
+def entry_arguments(command: Any) -> Any:
     """Which entries: given as such, or in a file."""
     for option in (
         click.argument("entries", nargs=-1, metavar="[ENTRY]..."),
         click.option("--file", type=click.File(encoding="utf-8"), help="A file with one entry a line; -: stdin."),
-        click.option("--domains", is_flag=True, help="They are domains, each with its subdomains, not addresses."),
     ):
         command = option(command)
     return command
+
+
+def entry_options(command: Any) -> Any:
+    """The same, of addresses or of domains."""
+    domains = click.option("--domains", is_flag=True, help="They are domains, each with its subdomains, not addresses.")
+    return entry_arguments(domains(command))
 
 
 @suppression.command("add")
@@ -66,12 +71,12 @@ def entry_options(command: Any) -> Any:
 @target_options
 def add(name: str, entries: tuple[str, ...], file: TextIO | None, domains: bool, **where: Any) -> None:
     """Adds addresses, or domains, to a list. What is on it already is no harm."""
-    _require_any(entries, file)
+    require_any(entries, file)
 
     async def work() -> None:
         console, malformed, added = open_console(), list[str](), 0
         async with connect(Target(**where)) as client:
-            for batch in _batches(entries, file):
+            for batch in batches(entries, file):
                 request = pb.AddSuppressionEntriesRequest(name=name, **_as(batch, domains))
                 answer = await client.call(client.stub.AddSuppressionEntries, request)
                 added += answer.added_count
@@ -88,12 +93,12 @@ def add(name: str, entries: tuple[str, ...], file: TextIO | None, domains: bool,
 @target_options
 def remove(name: str, entries: tuple[str, ...], file: TextIO | None, domains: bool, **where: Any) -> None:
     """Removes addresses, or domains, from a list. What is not on it is no harm."""
-    _require_any(entries, file)
+    require_any(entries, file)
 
     async def work() -> None:
         removed = 0
         async with connect(Target(**where)) as client:
-            for batch in _batches(entries, file):
+            for batch in batches(entries, file):
                 request = pb.RemoveSuppressionEntriesRequest(name=name, **_as(batch, domains))
                 removed += (await client.call(client.stub.RemoveSuppressionEntries, request)).removed_count
         open_console().print(f"{_entries(removed)} removed from {name}.", highlight=False)
@@ -171,12 +176,12 @@ def delete(name: str, **where: Any) -> None:
     run(work())
 
 
-def _require_any(entries: tuple[str, ...], file: TextIO | None) -> None:
+def require_any(entries: tuple[str, ...], file: TextIO | None) -> None:
     if not entries and file is None:
         raise click.UsageError("Give entries, or a file of them with --file.")
 
 
-def _batches(entries: tuple[str, ...], file: TextIO | None) -> Iterator[list[str]]:
+def batches(entries: tuple[str, ...], file: TextIO | None) -> Iterator[list[str]]:
     """What was given and what the file has, without its empty lines."""
     lines = (line.strip() for line in file or ())
     batch: list[str] = []

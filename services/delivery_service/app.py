@@ -10,15 +10,18 @@ from uuid import uuid4
 from prometheus_client import CollectorRegistry
 
 from campaign.delivery.v1 import (
+    address_health_service_pb2,
     delivery_service_pb2,
     observation_service_pb2,
     requalification_service_pb2,
     role_pb2,
 )
+from campaign.delivery.v1.address_health_service_pb2_grpc import add_AddressHealthServiceServicer_to_server
 from campaign.delivery.v1.observation_service_pb2_grpc import add_ObservationServiceServicer_to_server
 from campaign.delivery.v1.requalification_service_pb2_grpc import add_RequalificationServiceServicer_to_server
 from campaign.mta.v1 import relay_service_pb2
 from campaign.mta.v1.relay_service_pb2_grpc import RelayServiceStub
+from delivery_service.api.address_health import AddressHealthCalls
 from delivery_service.api.alerts import AlertCalls
 from delivery_service.api.before_the_send import BeforeTheSendCalls
 from delivery_service.api.commands import CommandCalls
@@ -45,6 +48,7 @@ from delivery_service.api.suppressions import SuppressionCalls
 from delivery_service.api.undefined_failures import UndefinedFailureCalls
 from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings
+from delivery_service.store.address_health import AddressHealth
 from delivery_service.store.alerts import Alerts
 from delivery_service.store.apply_writer import ApplySettings, ApplyWriter
 from delivery_service.store.before_the_send import BeforeTheSend
@@ -59,6 +63,7 @@ from delivery_service.store.explanations import Explanations
 from delivery_service.store.feedback import FeedbackStore
 from delivery_service.store.kpis import KpiStore
 from delivery_service.store.look_ups import LookUps
+from delivery_service.store.quarantine import CollectLimits, Quarantine
 from delivery_service.store.recipients import Recipients
 from delivery_service.store.recurrences import Recurrences
 from delivery_service.store.relay_parts import RelayParts
@@ -69,6 +74,7 @@ from delivery_service.store.send_logs import SendLogs
 from delivery_service.store.suppressions import Suppressions
 from delivery_service.store.transition_log import TransitionLog
 from delivery_service.workers.alerts import AlertWebhookWorker, AlertWorker
+from delivery_service.workers.barred import BarredMessages
 from delivery_service.workers.breaker import BreakerWorker
 from delivery_service.workers.closing import ClosingWorker
 from delivery_service.workers.domain_breaker import DomainBreakerWorker
@@ -78,6 +84,7 @@ from delivery_service.workers.mta_contact import MtaContactWorker
 from delivery_service.workers.pacing import PacingWorker
 from delivery_service.workers.poll import PollLoop
 from delivery_service.workers.preparation import PreparationWorker
+from delivery_service.workers.quarantine import QuarantineWorker, rules_of
 from delivery_service.workers.recurrence import RecurrenceWorker
 from delivery_service.workers.relay import RelayWorker
 from delivery_service.workers.relay_stream import RelayCall
@@ -94,6 +101,7 @@ from service_runtime.tasks import BackgroundTasks
 
 _DELIVERY_SERVICE = delivery_service_pb2.DESCRIPTOR.services_by_name["DeliveryService"]
 _OBSERVATION_SERVICE = observation_service_pb2.DESCRIPTOR.services_by_name["ObservationService"]
+_ADDRESS_HEALTH_SERVICE = address_health_service_pb2.DESCRIPTOR.services_by_name["AddressHealthService"]
 _REQUALIFICATION_SERVICE = requalification_service_pb2.DESCRIPTOR.services_by_name["RequalificationService"]
 _ROLE_PREFIX = "ROLE_"
 IMPLIED_ROLES = {
@@ -196,7 +204,8 @@ class App:
 
         holder = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
         parts = RelayParts(pool, holder, timedelta(seconds=settings.relay_lease_seconds))
-        relay = RelayWorker(deliveries, parts, open_relay_call, writer, settings, clock, metrics, self._changed)
+        barred = BarredMessages(withdraw, writer, clock)
+        relay = RelayWorker(deliveries, parts, open_relay_call, writer, barred, settings, clock, metrics, self._changed)
         self._closing.append(relay.close)
         self._tasks.start("relay-leases", relay.run_leases())
         preparation = PreparationWorker(deliveries, database, settings, clock, metrics, self._changed)
@@ -227,6 +236,16 @@ class App:
         self._tasks.start("alert-feed", alert_calls.run())
         breaker = BreakerWorker(control, settings, clock, metrics, self._changed)
         domain_breaker = DomainBreakerWorker(deliveries, control, settings, clock, metrics, self._changed)
+        quarantine = Quarantine(
+            pool,
+            CollectLimits(
+                settings.quarantine_transitions_per_step,
+                settings.quarantine_messages_per_step,
+                settings.quarantine_deliveries_looked_back_max,
+            ),
+            bucket=timedelta(seconds=settings.outage_guard_window_seconds),
+            baseline=timedelta(seconds=settings.outage_guard_baseline_seconds),
+        )
         commands = Commands(pool)
         suppressions = Suppressions(pool, settings.suppression_entries_per_list_max)
         recurrences = Recurrences(pool, settings.long_statement_timeout_seconds)
@@ -245,6 +264,7 @@ class App:
             ("closing", closing.work),
             ("breaker", breaker.work),
             ("domain-breaker", domain_breaker.work),
+            ("quarantine", QuarantineWorker(quarantine, settings, clock, metrics).work),
             ("alerts", AlertWorker(alerts, settings, clock, metrics).work),
             ("alert-webhook", AlertWebhookWorker(alerts, settings, clock, metrics).work),
             ("pacing", PacingWorker(before, clock, self._wake_workers).work),
@@ -302,6 +322,9 @@ class App:
             servicer,
             ObservationCalls(writer, feedback, requalification, settings, clock, metrics),
             RequalificationCalls(requalification, settings, clock, self._committed),
+            AddressHealthCalls(
+                AddressHealth(pool, settings.rows_scanned_per_page_max), rules_of(settings), settings, clock
+            ),
             registry,
         )
 
@@ -310,6 +333,7 @@ class App:
         servicer: Servicer,
         observations: ObservationCalls,
         requalification: RequalificationCalls,
+        address_health: AddressHealthCalls,
         registry: CollectorRegistry,
     ) -> None:
         """Serves callers and operators; the last step of the start."""
@@ -325,6 +349,10 @@ class App:
         server.add_service(
             _REQUALIFICATION_SERVICE.full_name,
             lambda grpc_server: add_RequalificationServiceServicer_to_server(requalification, grpc_server),
+        )
+        server.add_service(
+            _ADDRESS_HEALTH_SERVICE.full_name,
+            lambda grpc_server: add_AddressHealthServiceServicer_to_server(address_health, grpc_server),
         )
         host, _, port = settings.listen.rpartition(":")
         await server.start(host, int(port))
@@ -358,7 +386,7 @@ class App:
 def access_policy() -> AccessPolicy:
     """Who may call what, as the contract says."""
     required: dict[str, frozenset[str]] = {}
-    for descriptor in (_DELIVERY_SERVICE, _OBSERVATION_SERVICE, _REQUALIFICATION_SERVICE):
+    for descriptor in (_DELIVERY_SERVICE, _OBSERVATION_SERVICE, _REQUALIFICATION_SERVICE, _ADDRESS_HEALTH_SERVICE):
         required |= required_roles(descriptor, role_pb2.required_role, role_name)
     return AccessPolicy(required, IMPLIED_ROLES)
 

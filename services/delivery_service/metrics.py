@@ -38,6 +38,23 @@ class Metrics:
             ("cause",),
             registry=registry,
         )
+        self.quarantined = Counter(
+            "delivery_addresses_quarantined",
+            "Addresses quarantined by what was reported.",
+            ("reason",),
+            registry=registry,
+        )
+        self.quarantine_transitions = Counter(
+            "delivery_quarantine_transitions", "Transitions read for the quarantine.", registry=registry
+        )
+        self.addresses_to_judge = Gauge(
+            "delivery_addresses_to_judge",
+            "Addresses whose reports have changed and are not judged yet.",
+            registry=registry,
+        )
+        self.outage_guards = Counter(
+            "delivery_outage_guards", "Recipient domains that an outage was suspected of.", registry=registry
+        )
         self.alerts = Counter("delivery_alerts", "Alerts raised.", ("cause",), registry=registry)
         self.alert_posts = Counter(
             "delivery_alert_posts", "Alerts posted to the webhook.", ("result",), registry=registry

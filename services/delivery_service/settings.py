@@ -107,6 +107,41 @@ class Settings(BaseSettings):
     paused_domains_max: int = Field(100, ge=1, le=10_000)
     """Recipient domains of one delivery that may be paused at once."""
 
+    # The quarantine.
+    quarantine_check_seconds: float = Field(30.0, gt=0)
+    """How often what was reported since is taken up by the quarantine and the denylist."""
+    quarantine_errors_max: int = Field(5, ge=1, le=100)
+    """The significant soft error that quarantines an address."""
+    quarantine_significant_after_seconds: float = Field(86_400.0, ge=0)
+    """A soft error sooner after the last significant one of its address does not count."""
+    quarantine_reset_after_seconds: float = Field(10 * 86_400.0, gt=0)
+    """Once the last significant error is so old, errors are counted from anew."""
+    quarantine_mailbox_full_reset_after_seconds: float = Field(30 * 86_400.0, gt=0)
+    """The same if that error was a full mailbox."""
+    quarantine_late_seconds: float = Field(10 * 86_400.0, gt=0)
+    """How late a report may come in and still count to the day, whatever has been reported since."""
+    quarantine_transitions_per_step: int = Field(5_000, ge=5_000, le=100_000)
+    """Transitions read in one statement. A revision holds at most 5,000."""
+    quarantine_messages_per_step: int = Field(1_000, ge=1, le=10_000)
+    """Messages with late reports, complaints or unsubscribes taken up in one statement."""
+    quarantine_addresses_per_step: int = Field(1_000, ge=1, le=10_000)
+    """Addresses judged, or forgotten, in one statement."""
+    quarantine_deliveries_looked_back_max: int = Field(1_000, ge=1, le=100_000)
+    """At the first error of an address, its successes since are looked for in so many deliveries, those with the newest
+    reports first."""
+    outage_guard_hard_bounces_min: int = Field(100, ge=0)
+    """Hard bounces of a recipient domain in the last two windows below which no outage is suspected; 0: never."""
+    outage_guard_share_min: float = Field(0.2, gt=0, le=1)
+    """Share of hard bounces among its hard bounces and deliveries below which no outage is suspected."""
+    outage_guard_factor: float = Field(5.0, ge=1)
+    """How many times its usual share that must be."""
+    outage_guard_window_seconds: float = Field(3_600.0, ge=60)
+    outage_guard_baseline_seconds: float = Field(7 * 86_400.0, ge=3_600)
+    """The time before these windows in which the usual share is seen."""
+    outage_guard_quiet_seconds: float = Field(3_600.0, ge=0)
+    """A guard ends once no outage has been suspected for so long."""
+    outage_guards_kept_seconds: float = Field(180 * 86_400.0, ge=86_400)
+
     # Closing.
     validity_grace_seconds: float = Field(3_600.0, ge=0)
     """How long after the end of the validity period reports of that time may still come in, before it is closed."""

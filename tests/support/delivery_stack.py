@@ -14,6 +14,7 @@ import grpc.aio
 from campaign.delivery.v1 import delivery_pb2, kpis_pb2, send_log_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from campaign.delivery.v1 import observation_service_pb2 as observation_pb
+from campaign.delivery.v1.address_health_service_pb2_grpc import AddressHealthServiceStub
 from campaign.delivery.v1.delivery_service_pb2_grpc import DeliveryServiceStub
 from campaign.delivery.v1.observation_service_pb2_grpc import ObservationServiceStub
 from campaign.delivery.v1.requalification_service_pb2_grpc import RequalificationServiceStub
@@ -68,6 +69,7 @@ class DeliveryStack:
         feedback = self.channel("feedback")
         self.observations = ObservationServiceStub(feedback)
         self.requalification = RequalificationServiceStub(feedback)
+        self.addresses = AddressHealthServiceStub(self.channel("administration"))
 
     def channel(self, *roles: str) -> grpc.aio.Channel:
         channel = open_channel(self.target, StaticToken(self.keys.sign("tester", roles, TOKEN_SECONDS)))
@@ -278,6 +280,8 @@ async def delivery_stack(
                 "worker_poll_seconds": 0.02,
                 "relay_retry_seconds": 0.02,
                 "shutdown_grace_seconds": 2.0,
+                # Off, unless a test turns it on: many let the same addresses bounce again and again.
+                "quarantine_check_seconds": 1e6,
                 **settings,
             }
         ),

@@ -94,6 +94,36 @@ insert into dead_letter (message_id, source_id, outcome, tracking_kind, event_ti
     detail)
 select 'm' || n, 'mta', 2, 0, now(), now(), 0, '', '' from generate_series(1, 20000) as n
 """
+QUARANTINED, DENIED = 100_000, 50_000
+READ_THROUGH = 600_000
+"""The revision up to which the log of LARGE was read for the quarantine."""
+_ADDRESSES = f"""
+update delivery_counter set newest_event_time = now() where delivery_id = {LARGE} or delivery_id <= 50;
+insert into address_scan (delivery_id, slot, revision)
+select delivery_id, slot, case when delivery_id = {LARGE} then {READ_THROUGH} else revision end from delivery_counter;
+insert into address_health (channel, address, domain, status, error_count, error_time, update_time, forget_time,
+    judged_version, known_since)
+select 1, 'q' || n || '@domain' || n % {DOMAINS} || '.example', 'domain' || n % {DOMAINS} || '.example',
+    case when n <= {QUARANTINED} then 3 else 1 end, 1, now() - n * interval '1 minute', now(),
+    now() + interval '1 day', case when n % 1000 = 0 then 0 else 1 end, now() - interval '1 year'
+from generate_series(1, {2 * QUARANTINED}) as n;
+insert into address_event (channel, address, delivery_id, recipient, outcome, event_time, failure_type, reason,
+    rules_version)
+select channel, address, {LARGE}, row_number() over (), 6, error_time, 2, 2, 1 from address_health;
+insert into denylist (channel, kind, value, denied, cause, change_time)
+select 1, k, case k when 1 then 'd' || n || '@domain1.example' else 'denied' || n end, true, k, now()
+from generate_series(1, {DENIED}) as n, generate_series(1, 2) as k;
+insert into allowlist (channel, address, add_time, adder, note)
+select 1, 'a' || n || '@domain1.example', now(), '', '' from generate_series(1, 1000) as n;
+insert into domain_result (bucket_time, domain, delivered, hard)
+select date_trunc('hour', now()) - h * interval '1 hour', 'domain' || n || '.example', 10, 1
+from generate_series(1, 200) as h, generate_series(1, 200) as n;
+insert into outage_guard (domain, begin_time, last_trip_time, end_time)
+select 'domain' || n || '.example', now() - interval '2 days', now() - interval '1 day', now() - interval '1 day'
+from generate_series(1, 1000) as n;
+insert into address_news (delivery_id, recipient)
+select {LARGE}, n from generate_series(1, 10000) as n
+"""
 _TABLES = ("recipient", "send_log", "transition", "tracking_log", "late_observation")
 
 
@@ -108,7 +138,7 @@ async def seed_large_world(dsn: str) -> None:
         )
         for index in indexes:
             await connection.execute(f"drop index {index['name']}")
-        for statements in (_DELIVERIES, _ROWS, _BESIDE):
+        for statements in (_DELIVERIES, _ROWS, _BESIDE, _ADDRESSES):
             await connection.execute(statements)
         for index in indexes:
             await connection.execute(index["definition"].replace(" ON ONLY ", " ON "))  # of the partitions as well

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
+from campaign.delivery.v1.address_health_service_pb2 import DESCRIPTOR as ADDRESS_HEALTH_FILE
 from campaign.delivery.v1.delivery_service_pb2 import DESCRIPTOR as DELIVERY_FILE
 from campaign.delivery.v1.error_reason_pb2 import ErrorReason
 from campaign.delivery.v1.observation_service_pb2 import DESCRIPTOR as OBSERVATION_FILE
@@ -119,6 +120,7 @@ def test_every_rpc_has_a_row_among_the_errors() -> None:
         method.name
         for file in (
             DELIVERY_FILE,
+            ADDRESS_HEALTH_FILE,
             OBSERVATION_FILE,
             REQUALIFICATION_FILE,
             FEEDBACK_FILE,

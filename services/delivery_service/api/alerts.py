@@ -95,9 +95,10 @@ class AlertCalls:
 def _alert(alert: RaisedAlert) -> pb.Alert:
     return pb.Alert(
         alert_id=alert.alert_id,
-        delivery_id=str(alert.delivery_id),
+        delivery_id=str(alert.delivery_id or ""),
         label=alert.label,
         cause=pb.AlertCause.ValueType(alert.cause),
         raise_time=timestamp(alert.raise_time),
         detail=alert.detail,
+        recipient_domain=alert.recipient_domain,
     )

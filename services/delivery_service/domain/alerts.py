@@ -22,6 +22,7 @@ class AlertCause(IntEnum):
     LOW_THROUGHPUT = 5
     FEEDBACK_SILENT = 6
     PAUSED_BY_BREAKER = 7
+    OUTAGE_SUSPECTED = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ class ExclusionCause(IntEnum):
 
     ADDRESS_EMPTY = 1
     ADDRESS_MALFORMED = 2
+    DENYLISTED = 4
+    QUARANTINED = 5
     DUPLICATE = 3
     CONTROL_GROUP = 6
     SUPPRESSED_ADDRESS = 7

@@ -19,10 +19,12 @@ class RaisedAlert:
 
     alert_id: int
     delivery_id: int
+    """0: it is about the recipient domain, and no delivery."""
     label: str
     cause: AlertCause
     raise_time: datetime
     detail: str
+    recipient_domain: str = ""
 
 
 class Alerts:
@@ -100,5 +102,11 @@ class Alerts:
 
 def _raised(row: asyncpg.Record) -> RaisedAlert:
     return RaisedAlert(
-        row["alert_id"], row["delivery_id"], row["label"], AlertCause(row["cause"]), row["raise_time"], row["detail"]
+        row["alert_id"],
+        row["delivery_id"],
+        row["label"],
+        AlertCause(row["cause"]),
+        row["raise_time"],
+        row["detail"],
+        row["recipient_domain"],
     )

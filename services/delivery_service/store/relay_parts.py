@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 import asyncpg
 
 from delivery_service.domain.identifiers import RECIPIENT_MAX, RECIPIENTS_PER_PART
+from delivery_service.domain.lifecycle import Channel
+from delivery_service.domain.outcome import Reason
 from delivery_service.store.queries import query
 
 
@@ -48,6 +50,8 @@ class PartMessages:
     """JSON objects."""
     held: int = 0
     """Messages to paused domains, which are not among them."""
+    barred: tuple[tuple[int, Reason], ...] = ()
+    """Recipients who must not be written to any more, and why; they are not among them either."""
 
 
 class RelayParts:
@@ -82,15 +86,18 @@ class RelayParts:
         """Prolongs the leases of parts that are still ours."""
         await self._pool.execute(query("renew_parts"), delivery_id, self._holder, self._lease, parts)
 
-    async def read(self, claim: Claim) -> PartMessages:
+    async def read(self, claim: Claim, channel: Channel) -> PartMessages:
         """The part's messages that have not left, and may."""
         end = min(claim.end, claim.through + 1)
-        bounds = (claim.delivery_id, claim.first, end)
+        arguments = (claim.delivery_id, claim.first, end, channel)
         if not claim.paused_domains:
-            (row,) = await self._pool.fetch(query("read_part"), *bounds)
-            return PartMessages(row["recipients"], row["addresses"], row["attributes"])
-        (row,) = await self._pool.fetch(query("read_part_beside_paused_domains"), *bounds, claim.paused_domains)
-        return PartMessages(row["recipients"], row["addresses"], row["attributes"], row["held"])
+            (row,) = await self._pool.fetch(query("read_part"), *arguments)
+            held = 0
+        else:
+            (row,) = await self._pool.fetch(query("read_part_beside_paused_domains"), *arguments, claim.paused_domains)
+            held = row["held"]
+        barred = tuple(zip(row["barred"], map(Reason, row["barred_reasons"]), strict=True))
+        return PartMessages(row["recipients"], row["addresses"], row["attributes"], held, barred)
 
     async def not_left(self, claim: Claim) -> list[int]:
         """The part's recipients that are PREPARED still."""

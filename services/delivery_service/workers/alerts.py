@@ -108,9 +108,10 @@ class AlertWebhookWorker:
 def _as_json(alert: RaisedAlert) -> dict[str, object]:
     return {
         "alert_id": alert.alert_id,
-        "delivery_id": str(alert.delivery_id),
+        "delivery_id": str(alert.delivery_id or ""),
         "label": alert.label,
         "cause": AlertCause(alert.cause).name,
         "raise_time": alert.raise_time.isoformat(),
         "detail": alert.detail,
+        "recipient_domain": alert.recipient_domain,
     }

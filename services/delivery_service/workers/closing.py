@@ -10,16 +10,12 @@ Invariants:
 """
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
-import grpc.aio
-
 from campaign.mta.v1 import relay_service_pb2 as pb
 from delivery_service.domain.delivery import Delivery
-from delivery_service.domain.identifiers import message_id
 from delivery_service.domain.lifecycle import DeliveryState
 from delivery_service.domain.outcome import FailureType, Outcome, Reason
 from delivery_service.settings import Settings
@@ -28,17 +24,13 @@ from delivery_service.store.closing import Closing
 from delivery_service.store.deliveries import Deliveries
 from delivery_service.store.observations import ObservationColumns
 from delivery_service.store.relay_parts import Claim, RelayParts
-from delivery_service.workers.relay_answers import UnsoundAnswer, observations, require_sound
+from delivery_service.workers.relay_answers import observations
+from delivery_service.workers.withdrawal import Withdraw, withdrawn
 from service_runtime.clock import Clock, to_microseconds
-
-log = logging.getLogger(__name__)
 
 _LISTED_MAX: Final = 100
 _PARTS_AT_ONCE: Final = 8
 _NEVER_TAKEN: Final = "the validity period ended before the MTA had taken the message"
-_DECIDED: Final = frozenset((pb.RELAY_VERDICT_ACCEPTED, pb.RELAY_VERDICT_REFUSED, pb.RELAY_VERDICT_WITHDRAWN))
-
-Withdraw = Callable[[pb.WithdrawRequest], Awaitable[pb.WithdrawResponse]]
 
 
 class ClosingWorker:
@@ -97,7 +89,7 @@ class ClosingWorker:
         """Decides the messages of one part that have not left. False: the MTA side could not be asked."""
         recipients = await self._parts.not_left(claim)
         if recipients and claim.claim_count > 1:  # someone had it before us
-            answer = await self._withdrawn(delivery.delivery_id, recipients)
+            answer = await withdrawn(self._withdraw, delivery.delivery_id, recipients)
             if answer is None:
                 await self._parts.release(claim, timedelta(seconds=self._settings.relay_retry_seconds))
                 return False
@@ -115,23 +107,6 @@ class ClosingWorker:
             )
         await self._parts.release(claim, timedelta())
         return True
-
-    async def _withdrawn(self, delivery_id: int, recipients: Sequence[int]) -> pb.WithdrawResponse | None:
-        """What became of messages that must not leave any more, decided for each of them; None: unknown for now."""
-        ids = [message_id(delivery_id, recipient) for recipient in recipients]
-        try:
-            answer = await self._withdraw(pb.WithdrawRequest(delivery_id=str(delivery_id), message_ids=ids))
-            require_sound(answer, len(recipients))
-            if not _DECIDED.issuperset(answer.verdicts):
-                raise UnsoundAnswer("the MTA side did not decide about a withdrawal")
-        except (grpc.aio.AioRpcError, UnsoundAnswer) as error:
-            detail = error.code().name if isinstance(error, grpc.aio.AioRpcError) else str(error)
-            log.warning(
-                "messages could not be withdrawn; trying again",
-                extra={"action": "withdraw", "delivery_id": delivery_id, "error": detail},
-            )
-            return None
-        return answer
 
     async def _expire_deferred(self, delivery: Delivery) -> None:
         """Messages that wait for a retry which will not come: they keep what their last failure was."""

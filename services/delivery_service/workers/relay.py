@@ -10,6 +10,8 @@ Invariants:
   pause or a stop give up what they have not written. What had been written by then is in flight.
   The same holds for messages to a recipient domain that is paused: any change of the paused domains has what was read
   before it read again.
+- An address that was quarantined or denied since the preparation is not relayed: whoever reads a part sees it in the
+  same statement (workers/barred.py).
 """
 
 import asyncio
@@ -33,6 +35,7 @@ from delivery_service.store.apply_writer import ApplyWriter
 from delivery_service.store.database import RETRYABLE_ERRORS, UNAVAILABLE_ERRORS
 from delivery_service.store.deliveries import Deliveries
 from delivery_service.store.relay_parts import Claim, PartMessages, RelayParts
+from delivery_service.workers.barred import BarredMessages
 from delivery_service.workers.relay_answers import UnsoundAnswer, hand_over, refusals, require_sound
 from delivery_service.workers.relay_stream import Halted, RelayBroken, RelayCall, RelayStream
 from service_runtime.clock import Clock, to_microseconds
@@ -58,6 +61,7 @@ class RelayWorker:
         parts: RelayParts,
         open_call: Callable[[], RelayCall],
         writer: ApplyWriter,
+        barred: BarredMessages,
         settings: Settings,
         clock: Clock,
         metrics: Metrics,
@@ -67,6 +71,7 @@ class RelayWorker:
         self._parts = parts
         self._open_call = open_call
         self._writer = writer
+        self._barred = barred
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
@@ -154,7 +159,9 @@ class RelayWorker:
         """Relays one claimed part, and releases it: done, or free again after a back-off."""
         available_after, held = timedelta(), 0
         try:
-            part = await self._parts.read(claim)
+            part = await self._parts.read(claim, delivery.channel)
+            if part.barred and not await self._barred.settle(claim, part.barred):
+                available_after = self._backoff()
             batches = _batches(part, self._settings.relay_batch_size_max, self._settings.relay_batch_bytes_max)
             # All are waited for before an error counts: none may go on behind the part's back.
             ended = await asyncio.gather(
@@ -163,7 +170,7 @@ class RelayWorker:
             errors = [error for error in ended if isinstance(error, BaseException)]
             for error in sorted(errors, key=lambda error: isinstance(error, Halted)):  # a real one counts first
                 raise error
-            available_after = max((wait for wait in ended if isinstance(wait, timedelta)), default=timedelta())
+            available_after = max([available_after, *(wait for wait in ended if isinstance(wait, timedelta))])
             if claim.held_back:
                 available_after = max(available_after, _PACED_WAIT)
             held = part.held
@@ -240,7 +247,7 @@ class RelayWorker:
 
     def _backoff(self) -> timedelta:
         ceiling = min(
-            self._settings.relay_retry_seconds * 2 ** min(self._failures - 1, 10),
+            self._settings.relay_retry_seconds * 2 ** min(max(self._failures - 1, 0), 10),
             self._settings.relay_retry_max_seconds,
         )
         return timedelta(seconds=ceiling * (0.5 + random.random() / 2))

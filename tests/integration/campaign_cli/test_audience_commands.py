@@ -31,7 +31,7 @@ class Command:
     async def __call__(self, *arguments: str, given: str = "", status: int = 0, sends: bool = False) -> tuple[str, str]:
         """What it says on stdout and stderr. One that `sends` watches for a week: it is left once all has been sent."""
         token_file = self.folder / "sender.token"
-        token_file.write_text(self.stack.keys.sign("sender", ["start-deliveries"]))
+        token_file.write_text(self.stack.keys.sign("sender", ["start-deliveries", "administration"]))
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "campaign_cli", *arguments),
             *("--target", self.stack.target, "--token-file", str(token_file)),
@@ -173,3 +173,45 @@ async def test_a_retry_is_shown_asked_about_and_sent(command: Command) -> None:
     retried = await command.newest()
     assert (retried.label, retried.retry_of_delivery_id) == ("again", delivery_id)
     assert retried.state == delivery_pb2.DELIVERY_STATE_FINISHED
+
+
+async def test_addresses_are_quarantined_shown_released_and_allowed(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "left.txt"
+    file.write_text("b@example.com\nno address\n")
+    added, _ = await command("quarantine", "add", "a@example.com", "--file", str(file), "--note", "asked")
+    assert "2 entries quarantined." in added
+    assert "left out: no address" in added
+
+    listed, _ = await command("quarantine", "list", "--status", "quarantined", "--domain", "example.com", "--json")
+    assert [json.loads(line)["address"] for line in listed.splitlines()] == ["a@example.com", "b@example.com"]
+    shown, _ = await command("quarantine", "show", "a@example.com")
+    assert "by hand" in shown
+    assert "asked" in shown
+
+    released, _ = await command("quarantine", "release", "a@example.com")
+    assert "1 entry released." in released
+    many = ("quarantine", "release-many", "--since", "1d", "--until", "2100-01-01")
+    counted, _ = await command(*many, "--dry-run")
+    assert "1 address would be released." in counted
+    done, _ = await command(*many, "--yes")
+    assert "1 address released." in done
+
+    allowed, _ = await command("allowlist", "add", "a@example.com", "--note", "ours")
+    assert "1 entry added." in allowed
+    refused, _ = await command("quarantine", "add", "a@example.com")
+    assert "left out: a@example.com (on the allowlist)" in refused
+    assert "a@example.com" in (await command("allowlist", "list"))[0]
+    assert "On the allowlist" in (await command("quarantine", "show", "a@example.com"))[0]
+    assert "1 entry removed." in (await command("allowlist", "remove", "a@example.com"))[0]
+
+
+async def test_the_denylist_takes_addresses_and_profiles(command: Command) -> None:
+    assert "1 entry added." in (await command("denylist", "add", "a@example.com"))[0]
+    assert "2 entries added." in (await command("denylist", "add", "--profiles", "p1", "p2", "--note", "letter"))[0]
+    listed, _ = await command("denylist", "list")
+    assert "p2" in listed
+    assert "letter" in listed
+    assert "On the denylist: by hand" in (await command("quarantine", "show", "a@example.com"))[0]
+    assert "1 entry removed." in (await command("denylist", "remove", "--profiles", "p1"))[0]
+    kept, _ = await command("denylist", "list", "--json")
+    assert [json.loads(line).get("profileId", "") for line in kept.splitlines()] == ["", "p2"]

@@ -39,6 +39,8 @@ HARD: Final = LEFT // 30
 COMPLAINTS: Final = LEFT // 2_000
 FREE_PART: Final = (PARTS_DONE + PARTS_HELD, PARTS_DONE + PARTS_HELD + 8)
 FIRST, END = FREE_PART[0] * PART, FREE_PART[0] * PART + PART
+DIRTY: Final = 2_000  # two hundred, and those that other tests here have made and rolled back
+COUNTERS: Final = (2 * OTHERS + 1) * SLOTS
 IDS: Final = [LARGE, *range(3, 12)]
 NOTHING: Final[list[int]] = []
 ALL: Final = list(range(7))
@@ -74,9 +76,10 @@ HOT: Final[dict[str, Hot]] = {
     "renew_parts": Hot(
         (LARGE, "holder", LEASE, list(range(PARTS_DONE, PARTS_DONE + PARTS_HELD))), {"relay_part": 2 * PARTS_HELD}
     ),
-    "read_part": Hot((LARGE, FIRST, END), {"send_log": PART, "recipient": PART}),
+    # Few recipients are denied or quarantined: their entries are looked for, and not found.
+    "read_part": Hot((LARGE, FIRST, END, 1), {"send_log": PART, "recipient": PART}),
     "read_part_beside_paused_domains": Hot(
-        (LARGE, FIRST, END, ["domain1.example"]), {"send_log": PART, "recipient": PART}
+        (LARGE, FIRST, END, 1, ["domain1.example"]), {"send_log": PART, "recipient": PART}
     ),
     "release_part": Hot(
         (LARGE, PARTS_DONE, 1, timedelta(), PARTS_DONE * PART, PARTS_DONE * PART + PART, 0, 1),
@@ -144,6 +147,66 @@ HOT: Final[dict[str, Hot]] = {
         (LARGE, ["domain1.example", "domain2.example"]),
         {"relay_part": PARTS, "send_log": LEFT + PARTS_HELD * PART, "recipient": RECIPIENTS},
     ),
+    # The quarantine: all counters, every half a minute; else what is new.
+    "slots_to_collect": Hot((20,), {"delivery_counter": COUNTERS, "address_scan": COUNTERS}),
+    "collect_address_facts": Hot(
+        (LARGE, 1, 5_000, 1_000, HOUR, NOW - 7 * DAY, NOW),
+        {
+            "transition": 2 * 5_001 + 5_000 // 30,
+            "recipient": 2 * 5_000 // 30,
+            "late_observation": 5_000 // 30,
+            "delivery_counter": COUNTERS,
+            "delivery": 300,
+            "address_health": 6 * 5_000 // 30,
+            "address_event": 2 * 5_000 // 30,
+            "address_scan": 2,
+            "domain_result": 2 * DOMAINS,
+        },
+    ),
+    "take_address_news": Hot(
+        (1_000, 1_000, NOW),
+        {
+            "address_news": 2 * 1_000,
+            "transition": 1_000 + 1_000 // 30,
+            "late_observation": 1_000 + 1_000 // 30,
+            "recipient": 3 * 1_000,
+            "delivery_counter": COUNTERS,
+            "delivery": 1_100,
+            "tracking_log": 1_000,
+            "address_health": 6 * 1_000 // 30,
+            "address_event": 2 * 1_000 // 30,
+            "denylist": 10,
+        },
+    ),
+    "addresses_to_judge": Hot(
+        (100,), {"address_health": DIRTY, "address_event": 100, "allowlist": 0, "outage_guard": 100}
+    ),
+    "set_verdicts": Hot(
+        ([1], ["q1@domain1.example"], [1], [3], [1], [2], [2], [NOW], [LARGE], [30], [6], [NOW], NOW, NOW),
+        {"address_health": 1, "address_event": 2, "transition": 1, "late_observation": 1},
+    ),
+    "forget_addresses": Hot((NOW, 100), {}),
+    "forget_scans": Hot((), {"delivery_counter": COUNTERS, "address_scan": COUNTERS}),
+    "quarantine_counts": Hot((), {"address_health": DIRTY}),
+    "recent_domain_results": Hot(([NOW - hour * HOUR for hour in range(3)], 100), {"domain_result": 3 * 200}),
+    "usual_domain_results": Hot(
+        ([NOW - hour * HOUR for hour in range(168)], ["domain1.example"]), {"domain_result": 168}
+    ),
+    "guard_domains": Hot((["domain1.example"], NOW - HOUR, NOW), {"outage_guard": 2, "address_health": 2 * 90}),
+    "end_guards": Hot((NOW, NOW), {"outage_guard": 1}),
+    "raise_domain_alerts": Hot((8, ["domain1.example"], [""], NOW), {"alert": 1}),
+    "get_address_health": Hot((1, "q1@domain1.example"), {"address_health": 1}),
+    "get_address_events": Hot((1, "q1@domain1.example", 100), {"address_event": 1}),
+    "list_address_health": Hot(
+        (1, "q5", 1_000, 0, NOTHING, NOTHING, "", "text", None, None), {"address_health": 1_000}
+    ),
+    "addresses_with_error": Hot(
+        (NOW - 20 * DAY, 0, "", 1_000, NOW, 0, NOTHING, NOTHING, "", "text"), {"address_health": 1_000}
+    ),
+    "get_allowlist_entry": Hot((1, "a1@domain1.example"), {"allowlist": 1}),
+    "list_allowlist": Hot((1, "a5", 101), {"allowlist": 101}),
+    "get_denial": Hot((1, 1, "d1@domain1.example"), {"denylist": 1}),
+    "list_denylist": Hot((1, 1, "d5", 101), {"denylist": 101}),
     # Recurring deliveries, and what else workers look for.
     "recurring_due": Hot((NOW, 100), {"delivery": IN_PROGRESS}),
     "occurrences_due": Hot((100,), {"occurrence": IN_PROGRESS, "delivery": IN_PROGRESS}),
@@ -243,6 +306,7 @@ A_STEP = "a bounded step over a range of one delivery, or of entries of one list
 AN_OPERATORS_PAGE = "a bounded page, read on request; test_sql.py looks at its plan"
 BY_THE_RANGE = "looks at the deliveries of one range, once an hour, on a connection of its own"
 ALL_DELIVERIES_ON_REQUEST = "looks at each delivery once for an erasure, of which there are few"
+A_SMALL_TABLE = "reads a table that has a few rows for each recipient domain that bounces"
 NO_TABLE = "reads no table"
 NOT_HOT: Final = {
     **dict.fromkeys(
@@ -297,6 +361,12 @@ NOT_HOT: Final = {
             "remove_suppression_entries",
             "erase_recipients",
             "erase_from_dead_letters",
+            "quarantine_by_hand",
+            "release_addresses",
+            "add_to_allowlist",
+            "remove_from_allowlist",
+            "deny",
+            "undeny",
         ),
         A_STEP,
     ),
@@ -317,6 +387,7 @@ NOT_HOT: Final = {
     ),
     **dict.fromkeys(("erase_from_control_groups", "wait_for_copies"), ALL_DELIVERIES_ON_REQUEST),
     **dict.fromkeys(("lock_retention", "long_transaction", "lock_recount", "lock_breakdown", "lock_retry"), NO_TABLE),
+    **dict.fromkeys(("forget_domain_results", "forget_guards"), A_SMALL_TABLE),
 }
 """Why a query needs no bound here."""
 

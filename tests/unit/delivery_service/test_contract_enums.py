@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from campaign.delivery.v1 import (
+    address_health_service_pb2,
+    alert_pb2,
     delivery_pb2,
     error_reason_pb2,
     explanation_pb2,
@@ -18,14 +20,17 @@ from delivery_service.api.errors import ERROR_TABLE
 from delivery_service.app import IMPLIED_ROLES, access_policy, role_name
 from delivery_service.convert import OUTCOME_OFFSET
 from delivery_service.domain import problems
+from delivery_service.domain.alerts import AlertCause
 from delivery_service.domain.breaker import PauseCause
 from delivery_service.domain.delivery import ExclusionCause
 from delivery_service.domain.explanation import FactKind
 from delivery_service.domain.lifecycle import Channel, DeliveryState
 from delivery_service.domain.outcome import FailureType, Outcome, Reason
+from delivery_service.domain.quarantine import AddressStatus
 from delivery_service.domain.recurrence import OccurrenceState
 from delivery_service.domain.schedule import AggregationPeriod, LocalTimeKind
 from delivery_service.domain.status import FeedbackMode, Status
+from delivery_service.store.address_health import DenialCause
 from service_runtime.problems import Problem
 
 PAIRS: list[tuple[type[IntEnum], Any, str, int]] = [
@@ -39,6 +44,9 @@ PAIRS: list[tuple[type[IntEnum], Any, str, int]] = [
     (PauseCause, delivery_pb2.PauseCause, "PAUSE_CAUSE_", 0),
     (FactKind, explanation_pb2.DeliveryFactKind, "DELIVERY_FACT_KIND_", 0),
     (ExclusionCause, delivery_pb2.ExclusionCause, "EXCLUSION_CAUSE_", 0),
+    (AlertCause, alert_pb2.AlertCause, "ALERT_CAUSE_", 0),
+    (AddressStatus, address_health_service_pb2.AddressStatus, "ADDRESS_STATUS_", 0),
+    (DenialCause, address_health_service_pb2.DenialCause, "DENIAL_CAUSE_", 0),
     (AggregationPeriod, schedule_pb2.AggregationPeriod, "AGGREGATION_PERIOD_", 0),
     (LocalTimeKind, schedule_pb2.LocalTimeKind, "LOCAL_TIME_KIND_", 0),
     (OccurrenceState, occurrence_pb2.OccurrenceState, "OCCURRENCE_STATE_", 0),

@@ -25,23 +25,23 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n campaign/delivery/v1/alert.proto\x12\x14\x63\x61mpaign.delivery.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xae\x01\n\x05\x41lert\x12\x10\n\x08\x61lert_id\x18\x01 \x01(\x03\x12\x13\n\x0b\x64\x65livery_id\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\x12/\n\x05\x63\x61use\x18\x04 \x01(\x0e\x32 .campaign.delivery.v1.AlertCause\x12.\n\nraise_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\"O\n\x11ListAlertsRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Z\n\x12ListAlertsResponse\x12+\n\x06\x61lerts\x18\x01 \x03(\x0b\x32\x1b.campaign.delivery.v1.Alert\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x12WatchAlertsRequest\x12\x16\n\x0e\x61\x66ter_alert_id\x18\x01 \x01(\x03\"v\n\x13WatchAlertsResponse\x12+\n\x06\x61lerts\x18\x01 \x03(\x0b\x32\x1b.campaign.delivery.v1.Alert\x12\x32\n\x0eheartbeat_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x8c\x02\n\nAlertCause\x12\x1b\n\x17\x41LERT_CAUSE_UNSPECIFIED\x10\x00\x12\"\n\x1e\x41LERT_CAUSE_PREPARATION_FAILED\x10\x01\x12\x1d\n\x19\x41LERT_CAUSE_START_PENDING\x10\x02\x12\x1c\n\x18\x41LERT_CAUSE_SOFT_BOUNCES\x10\x03\x12\x1c\n\x18\x41LERT_CAUSE_HARD_BOUNCES\x10\x04\x12\x1e\n\x1a\x41LERT_CAUSE_LOW_THROUGHPUT\x10\x05\x12\x1f\n\x1b\x41LERT_CAUSE_FEEDBACK_SILENT\x10\x06\x12!\n\x1d\x41LERT_CAUSE_PAUSED_BY_BREAKER\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n campaign/delivery/v1/alert.proto\x12\x14\x63\x61mpaign.delivery.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x01\n\x05\x41lert\x12\x10\n\x08\x61lert_id\x18\x01 \x01(\x03\x12\x13\n\x0b\x64\x65livery_id\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\x12/\n\x05\x63\x61use\x18\x04 \x01(\x0e\x32 .campaign.delivery.v1.AlertCause\x12.\n\nraise_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x18\n\x10recipient_domain\x18\x07 \x01(\t\"O\n\x11ListAlertsRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Z\n\x12ListAlertsResponse\x12+\n\x06\x61lerts\x18\x01 \x03(\x0b\x32\x1b.campaign.delivery.v1.Alert\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x12WatchAlertsRequest\x12\x16\n\x0e\x61\x66ter_alert_id\x18\x01 \x01(\x03\"v\n\x13WatchAlertsResponse\x12+\n\x06\x61lerts\x18\x01 \x03(\x0b\x32\x1b.campaign.delivery.v1.Alert\x12\x32\n\x0eheartbeat_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xae\x02\n\nAlertCause\x12\x1b\n\x17\x41LERT_CAUSE_UNSPECIFIED\x10\x00\x12\"\n\x1e\x41LERT_CAUSE_PREPARATION_FAILED\x10\x01\x12\x1d\n\x19\x41LERT_CAUSE_START_PENDING\x10\x02\x12\x1c\n\x18\x41LERT_CAUSE_SOFT_BOUNCES\x10\x03\x12\x1c\n\x18\x41LERT_CAUSE_HARD_BOUNCES\x10\x04\x12\x1e\n\x1a\x41LERT_CAUSE_LOW_THROUGHPUT\x10\x05\x12\x1f\n\x1b\x41LERT_CAUSE_FEEDBACK_SILENT\x10\x06\x12!\n\x1d\x41LERT_CAUSE_PAUSED_BY_BREAKER\x10\x07\x12 \n\x1c\x41LERT_CAUSE_OUTAGE_SUSPECTED\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'campaign.delivery.v1.alert_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ALERTCAUSE']._serialized_start=608
-  _globals['_ALERTCAUSE']._serialized_end=876
+  _globals['_ALERTCAUSE']._serialized_start=634
+  _globals['_ALERTCAUSE']._serialized_end=936
   _globals['_ALERT']._serialized_start=92
-  _globals['_ALERT']._serialized_end=266
-  _globals['_LISTALERTSREQUEST']._serialized_start=268
-  _globals['_LISTALERTSREQUEST']._serialized_end=347
-  _globals['_LISTALERTSRESPONSE']._serialized_start=349
-  _globals['_LISTALERTSRESPONSE']._serialized_end=439
-  _globals['_WATCHALERTSREQUEST']._serialized_start=441
-  _globals['_WATCHALERTSREQUEST']._serialized_end=485
-  _globals['_WATCHALERTSRESPONSE']._serialized_start=487
-  _globals['_WATCHALERTSRESPONSE']._serialized_end=605
+  _globals['_ALERT']._serialized_end=292
+  _globals['_LISTALERTSREQUEST']._serialized_start=294
+  _globals['_LISTALERTSREQUEST']._serialized_end=373
+  _globals['_LISTALERTSRESPONSE']._serialized_start=375
+  _globals['_LISTALERTSRESPONSE']._serialized_end=465
+  _globals['_WATCHALERTSREQUEST']._serialized_start=467
+  _globals['_WATCHALERTSREQUEST']._serialized_end=511
+  _globals['_WATCHALERTSRESPONSE']._serialized_start=513
+  _globals['_WATCHALERTSRESPONSE']._serialized_end=631
 # @@protoc_insertion_point(module_scope)

@@ -42,6 +42,8 @@ class _AlertCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertCause
     """Most messages handed over were never reported on, and nothing has been reported for an hour."""
     ALERT_CAUSE_PAUSED_BY_BREAKER: _AlertCause.ValueType  # 7
     """The circuit breaker has paused it."""
+    ALERT_CAUSE_OUTAGE_SUSPECTED: _AlertCause.ValueType  # 8
+    """So many addresses of a recipient domain bounce hard that its provider is doubted: they are quarantined provisionally."""
 
 class AlertCause(_AlertCause, metaclass=_AlertCauseEnumTypeWrapper):
     """What is wrong. May grow. Each limit is a setting (docs/alerts.md)."""
@@ -62,6 +64,8 @@ ALERT_CAUSE_FEEDBACK_SILENT: AlertCause.ValueType  # 6
 """Most messages handed over were never reported on, and nothing has been reported for an hour."""
 ALERT_CAUSE_PAUSED_BY_BREAKER: AlertCause.ValueType  # 7
 """The circuit breaker has paused it."""
+ALERT_CAUSE_OUTAGE_SUSPECTED: AlertCause.ValueType  # 8
+"""So many addresses of a recipient domain bounce hard that its provider is doubted: they are quarantined provisionally."""
 Global___AlertCause: _TypeAlias = AlertCause  # noqa: Y015
 
 @_typing.final
@@ -76,16 +80,19 @@ class Alert(_message.Message):
     CAUSE_FIELD_NUMBER: _builtins.int
     RAISE_TIME_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    RECIPIENT_DOMAIN_FIELD_NUMBER: _builtins.int
     alert_id: _builtins.int
     """Grows from alert to alert, in the order in which they were raised."""
     delivery_id: _builtins.str
-    """Which delivery."""
+    """Which delivery; empty: the alert is about recipient_domain, whatever the delivery."""
     label: _builtins.str
     """Its label when the alert was raised."""
     cause: Global___AlertCause.ValueType
     """What is wrong."""
     detail: _builtins.str
     """The same for a person, with the numbers. Example: "61 of 1,000 bounced hard: the limit is 5.00%"."""
+    recipient_domain: _builtins.str
+    """The recipient domain that it is about, if it is about one and no delivery."""
     @_builtins.property
     def raise_time(self) -> _timestamp_pb2.Timestamp:
         """When it was found."""
@@ -99,10 +106,11 @@ class Alert(_message.Message):
         cause: Global___AlertCause.ValueType = ...,
         raise_time: _timestamp_pb2.Timestamp | None = ...,
         detail: _builtins.str = ...,
+        recipient_domain: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["raise_time", b"raise_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "cause", b"cause", "delivery_id", b"delivery_id", "detail", b"detail", "label", b"label", "raise_time", b"raise_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "cause", b"cause", "delivery_id", b"delivery_id", "detail", b"detail", "label", b"label", "raise_time", b"raise_time", "recipient_domain", b"recipient_domain"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -183,6 +183,10 @@ class _ExclusionCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Exclus
     """The address can't be one of this channel."""
     EXCLUSION_CAUSE_DUPLICATE: _ExclusionCause.ValueType  # 3
     """Another recipient of this delivery, with a lower number, has the same address (domain compared in lower case)."""
+    EXCLUSION_CAUSE_DENYLISTED: _ExclusionCause.ValueType  # 4
+    """The address is on the denylist of the channel (a complaint), or the profile is (an unsubscribe)."""
+    EXCLUSION_CAUSE_QUARANTINED: _ExclusionCause.ValueType  # 5
+    """The address is quarantined."""
     EXCLUSION_CAUSE_CONTROL_GROUP: _ExclusionCause.ValueType  # 6
     """The recipient is in the control group (AudienceOptions.control_group)."""
     EXCLUSION_CAUSE_SUPPRESSED_ADDRESS: _ExclusionCause.ValueType  # 7
@@ -191,8 +195,8 @@ class _ExclusionCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Exclus
     """The address's domain, or one above it, is on a suppression list that the delivery names."""
 
 class ExclusionCause(_ExclusionCause, metaclass=_ExclusionCauseEnumTypeWrapper):
-    """Why a recipient of the audience gets no message: the first that applies, in the order empty, malformed, duplicate,
-    control group, suppressed address, suppressed domain. May grow.
+    """Why a recipient of the audience gets no message: the first that applies, in the order empty, malformed, denylisted,
+    quarantined, duplicate, control group, suppressed address, suppressed domain. May grow.
     """
 
 EXCLUSION_CAUSE_UNSPECIFIED: ExclusionCause.ValueType  # 0
@@ -203,6 +207,10 @@ EXCLUSION_CAUSE_ADDRESS_MALFORMED: ExclusionCause.ValueType  # 2
 """The address can't be one of this channel."""
 EXCLUSION_CAUSE_DUPLICATE: ExclusionCause.ValueType  # 3
 """Another recipient of this delivery, with a lower number, has the same address (domain compared in lower case)."""
+EXCLUSION_CAUSE_DENYLISTED: ExclusionCause.ValueType  # 4
+"""The address is on the denylist of the channel (a complaint), or the profile is (an unsubscribe)."""
+EXCLUSION_CAUSE_QUARANTINED: ExclusionCause.ValueType  # 5
+"""The address is quarantined."""
 EXCLUSION_CAUSE_CONTROL_GROUP: ExclusionCause.ValueType  # 6
 """The recipient is in the control group (AudienceOptions.control_group)."""
 EXCLUSION_CAUSE_SUPPRESSED_ADDRESS: ExclusionCause.ValueType  # 7

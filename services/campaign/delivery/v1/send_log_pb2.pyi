@@ -194,6 +194,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """A failure that is none, such as an out-of-office answer."""
     REASON_NOT_RENDERED: _Reason.ValueType  # 9
     """The message could not be made for this recipient (template or attributes)."""
+    REASON_QUARANTINED_ADDRESS: _Reason.ValueType  # 10
+    """Not relayed: the address was quarantined after the preparation. No MTA said it."""
+    REASON_DENYLISTED_ADDRESS: _Reason.ValueType  # 11
+    """Not relayed: the address or the profile was put on the denylist after the preparation. No MTA said it."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The finer cause of a failure, as the product names it. May grow."""
@@ -218,6 +222,10 @@ REASON_ERROR_IGNORED: Reason.ValueType  # 8
 """A failure that is none, such as an out-of-office answer."""
 REASON_NOT_RENDERED: Reason.ValueType  # 9
 """The message could not be made for this recipient (template or attributes)."""
+REASON_QUARANTINED_ADDRESS: Reason.ValueType  # 10
+"""Not relayed: the address was quarantined after the preparation. No MTA said it."""
+REASON_DENYLISTED_ADDRESS: Reason.ValueType  # 11
+"""Not relayed: the address or the profile was put on the denylist after the preparation. No MTA said it."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 @_typing.final

@@ -26,16 +26,19 @@ order by d.delivery_id limit $2;
 -- name: raise_alerts
 select raise_alerts($1, $2, $3, $4, $5);
 
+-- name: raise_domain_alerts
+select raise_domain_alerts($1, $2, $3, $4);
+
 -- name: drop_old_alerts
 delete from alert where raise_time < $1;
 
 -- name: list_alerts
 -- Below an id, newest first; of one delivery, if one is given.
-select alert_id, delivery_id, label, cause, raise_time, detail from alert
+select alert_id, delivery_id, label, cause, raise_time, detail, recipient_domain from alert
 where alert_id < $1 and ($2::bigint is null or delivery_id = $2) order by alert_id desc limit $3;
 
 -- name: alerts_after
-select alert_id, delivery_id, label, cause, raise_time, detail from alert
+select alert_id, delivery_id, label, cause, raise_time, detail, recipient_domain from alert
 where alert_id > $1 order by alert_id limit $2;
 
 -- name: newest_alert
@@ -45,12 +48,12 @@ select coalesce(max(alert_id), 0) from alert;
 -- One that the webhook has not taken, raised after $3: nobody else tries it before $2.
 update alert a set next_try_time = $2, tries = a.tries + 1
 from (
-    select delivery_id, cause, day from alert
+    select delivery_id, cause, day, recipient_domain from alert
     where notify_time is null and next_try_time <= $1 and raise_time > $3
     order by next_try_time limit 1 for update skip locked
 ) as k
-where (a.delivery_id, a.cause, a.day) = (k.delivery_id, k.cause, k.day)
-returning a.alert_id, a.delivery_id, a.label, a.cause, a.raise_time, a.detail, a.tries;
+where (a.delivery_id, a.cause, a.day, a.recipient_domain) = (k.delivery_id, k.cause, k.day, k.recipient_domain)
+returning a.alert_id, a.delivery_id, a.label, a.cause, a.raise_time, a.detail, a.recipient_domain, a.tries;
 
 -- name: alert_taken
 update alert set notify_time = $2 where alert_id = $1;
