@@ -14,9 +14,11 @@ create table hand_over_log (
     commit_time timestamptz not null,
     -- When each was accepted, from the first recipient on: microseconds since the epoch. 0: not one of them.
     event_times_us bigint[] not null,
-    primary key (delivery_id, slot, revision)
+    primary key (delivery_id, part, revision)
 );
-create index hand_over_log_part on hand_over_log (delivery_id, part);
+-- All of them, but only for queries that say so: a generic plan would take it for a look-up by part just as well, since
+-- a delivery of average size has few.
+create index hand_over_log_slot on hand_over_log (delivery_id, slot, revision) where revision > 0;
 
 -- The hand-over of one message, if it is in the hand-over log: one row at most. Its other fields are those of every row
 -- there: from PREPARED to RELAYED, and nothing more to say.
@@ -46,7 +48,7 @@ create function handed_over_after (
         from (
             select revision, first_recipient, recipient_count, commit_time, event_times_us from hand_over_log
             where delivery_id = p_delivery_id and slot = p_slot and revision >= p_from_revision
-                and revision <= p_through
+                and revision <= p_through and revision > 0
             order by revision limit p_limit + 1
         ) n
     ) h

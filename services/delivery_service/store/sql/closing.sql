@@ -41,7 +41,8 @@ with changed as (
         + (
             select coalesce(sum(h.recipient_count), 0)
             from unnest(d.stop_revisions) with ordinality as r (revision, n)
-            join hand_over_log h on h.delivery_id = $1 and h.slot = r.n - 1 and h.revision > r.revision),
+            join hand_over_log h on h.delivery_id = $1 and h.slot = r.n - 1 and h.revision > r.revision
+                and h.revision > 0),
         settled_time = case when d.start_time is null then $2::timestamptz end
     where d.delivery_id = $1 and d.state = 8 and d.finish_time is null
         and not exists (select from relay_part p where p.delivery_id = $1 and not p.done)
