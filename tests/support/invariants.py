@@ -62,7 +62,8 @@ async def _assert_laws_of(connection: asyncpg.Connection, delivery: asyncpg.Reco
 
     # The log: from PREPARED, the transitions lead to exactly the counts; and each row is where its last one led.
     log = await connection.fetch(
-        "select before, outcome, count(*) as n from transition where delivery_id = $1 and recipient > 0 group by 1, 2",
+        "select before, outcome, count(*) as n from every_transition "
+        "where delivery_id = $1 and recipient > 0 group by 1, 2",
         delivery_id,
     )
     for rank, name in enumerate(OUTCOMES):
@@ -73,11 +74,10 @@ async def _assert_laws_of(connection: asyncpg.Connection, delivery: asyncpg.Reco
     astray = await connection.fetchval(
         """
         select count(*) from send_log s
-        left join lateral (
-            select outcome, event_time, failure_type, reason, smtp_code, enhanced_code, diagnostic, attempt
-            from transition t where t.delivery_id = s.delivery_id and t.recipient = s.recipient
-            order by revision desc limit 1
-        ) t on true
+        left join (
+            select distinct on (recipient) *
+            from every_transition where delivery_id = $1 order by recipient, revision desc
+        ) t using (recipient)
         where s.delivery_id = $1 and case when t.outcome is null then s.outcome <> 0 else
             (s.outcome, s.event_time, s.failure_type, s.reason, s.smtp_code, s.enhanced_code, s.diagnostic, s.attempt)
             is distinct from
@@ -92,7 +92,7 @@ async def _assert_laws_of(connection: asyncpg.Connection, delivery: asyncpg.Reco
         select count(*) from (
             select before, outcome, revision, slot, recipient, correction,
                 coalesce(lag(outcome) over one, 0) as previous, lag(revision) over one as previous_revision
-            from transition where delivery_id = $1
+            from every_transition where delivery_id = $1
             window one as (partition by recipient order by revision)
         ) t
         where before <> previous or outcome < before or previous_revision = revision
@@ -113,7 +113,7 @@ async def _assert_laws_of(connection: asyncpg.Connection, delivery: asyncpg.Reco
             from (
                 select recipient, outcome, event_time, failure_type, reason, smtp_code, enhanced_code, diagnostic,
                     attempt
-                from transition where delivery_id = $1 and not correction
+                from every_transition where delivery_id = $1 and not correction
                 union all
                 select recipient, outcome, event_time, failure_type, reason, smtp_code, enhanced_code, diagnostic,
                     attempt
@@ -129,7 +129,8 @@ async def _assert_laws_of(connection: asyncpg.Connection, delivery: asyncpg.Reco
     )
     assert repeated == 0, "an observation is kept twice"
     by_slot = await connection.fetch(
-        "select slot, max(revision) as newest from transition where delivery_id = $1 group by slot", delivery_id
+        "select slot, max(revision) as newest from every_transition where delivery_id = $1 group by slot",
+        delivery_id,
     )
     for entry in by_slot:
         assert entry["newest"] <= counters[entry["slot"]]["revision"], "the log is ahead of its slot"

@@ -11,6 +11,8 @@ PARTS_DONE, PARTS = 1_465, 1_954
 PARTS_HELD = 8
 LEFT = PARTS_DONE * 1_024 - 1
 """The recipients up to this one have left; every thirtieth bounced hard, every 10,000th complained."""
+PARTS_BY_ROW = 977
+"""Parts whose hand-over is in the log row by row; of the later ones it is in the hand-over log."""
 DOMAINS = 50
 OTHERS = 5_000
 SMALL_AUDIENCE = 20
@@ -67,7 +69,17 @@ insert into transition (delivery_id, revision, recipient, slot, before, outcome,
     attempt, rules_version, event_time, commit_time, enhanced_code, diagnostic)
 select {LARGE}, r, r, r / 1024 % 4, 0, case when r % 30 = 0 then 6 else 2 end,
     case when r % 30 = 0 then 2 else 0 end, 0, 0, 0, 0, now(), now(), '', ''
-from generate_series(1, {LEFT}) as r;
+from generate_series(1, {LEFT}) as r where r < {PARTS_BY_ROW} * 1024 or r % 30 = 0;
+insert into hand_over_log (delivery_id, slot, revision, part, first_recipient, recipient_count, commit_time,
+    event_times_us)
+select {LARGE}, p % 4, p * 1024 + 1, p, p * 1024, 989, now(), array(
+    select case when r % 30 = 0 then 0 else 1800000000000000 end
+    from generate_series(p * 1024, p * 1024 + 1023) as r)
+from generate_series({PARTS_BY_ROW}, {PARTS_DONE} - 1) as p;
+insert into hand_over_log (delivery_id, slot, revision, part, first_recipient, recipient_count, commit_time,
+    event_times_us)
+select delivery_id, 0, 2, 0, 1, {SMALL_AUDIENCE}, now(), array_fill(1800000000000000, array[{SMALL_AUDIENCE}])
+from delivery where delivery_id <> {LARGE} and state = 9;
 insert into late_observation (delivery_id, recipient, outcome, failure_type, reason, smtp_code, attempt, rules_version,
     event_time, commit_time, enhanced_code, diagnostic)
 select {LARGE}, r, 2, 0, 0, 0, 0, 0, now(), now(), '', '' from generate_series(1, 20000) as r;
@@ -124,7 +136,7 @@ from generate_series(1, 1000) as n;
 insert into address_news (delivery_id, recipient)
 select {LARGE}, n from generate_series(1, 10000) as n
 """
-_TABLES = ("recipient", "send_log", "transition", "tracking_log", "late_observation")
+_TABLES = ("recipient", "send_log", "transition", "hand_over_log", "tracking_log", "late_observation")
 
 
 async def seed_large_world(dsn: str) -> None:

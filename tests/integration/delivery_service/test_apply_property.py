@@ -247,7 +247,7 @@ async def _known(dsn: str, delivery_id: int) -> set[tuple[int, tuple[Any, ...]]]
     connection = await asyncpg.connect(dsn)
     try:
         rows = await connection.fetch(
-            f"select recipient, {_FIELDS} from transition where delivery_id = $1 "
+            f"select recipient, {_FIELDS} from every_transition where delivery_id = $1 "
             f"union all select recipient, {_FIELDS} from late_observation where delivery_id = $1",
             delivery_id,
         )
@@ -259,17 +259,26 @@ async def _known(dsn: str, delivery_id: int) -> set[tuple[int, tuple[Any, ...]]]
 
 
 async def _everything(dsn: str, delivery_id: int) -> dict[str, list[tuple[Any, ...]]]:
-    """All that the apply path writes, but for when."""
-    tables = {"send_log": {"update_time"}, "transition": {"commit_time"}, "late_observation": {"commit_time"}}
-    tables["delivery_counter"] = {"commit_time"}
+    """All that the apply path writes, but for when. Revisions only by their order: what becomes RELAYED without having
+    been PREPARED has one of its own."""
+    tables = {
+        "send_log": {"update_time"},
+        "every_transition": {"commit_time", "revision"},
+        "late_observation": {"commit_time"},
+        "delivery_counter": {"commit_time", "revision"},
+    }
     found = {}
     connection = await asyncpg.connect(dsn)
     try:
         for table, moments in tables.items():
             rows = await connection.fetch(f"select * from {table} where delivery_id = $1", delivery_id)
-            found[table] = sorted(
+            if table == "every_transition":
+                rows.sort(key=lambda row: (row["recipient"], row["revision"]))
+            found[table] = [
                 tuple(value for name, value in row.items() if name not in {"delivery_id", *moments}) for row in rows
-            )
+            ]
+            if table != "every_transition":
+                found[table].sort()
     finally:
         await connection.close()
     # The time of a row that nothing happened to is when it was prepared.

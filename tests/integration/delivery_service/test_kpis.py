@@ -224,7 +224,7 @@ async def test_the_log_up_to_the_resume_token_adds_up_to_exactly_the_counts(stac
             assert sum(vector) == kpis.revision
             log = await connection.fetch(
                 """
-                select t.before, t.outcome, count(*) as n from transition t
+                select t.before, t.outcome, count(*) as n from every_transition t
                 join unnest($2::bigint[]) with ordinality as v (revision, position) on t.slot = v.position - 1
                 where t.delivery_id = $1 and t.revision <= v.revision group by 1, 2
                 """,

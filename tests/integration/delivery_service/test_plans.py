@@ -19,6 +19,7 @@ from tests.support.large_world import (
     LEFT,
     OTHERS,
     PARTS,
+    PARTS_BY_ROW,
     PARTS_DONE,
     PARTS_HELD,
     RECIPIENTS,
@@ -37,6 +38,9 @@ IN_PROGRESS: Final = 2 * OTHERS // 500 + 1
 PENDING, READY = 101, 4  # deliveries in these states
 HARD: Final = LEFT // 30
 COMPLAINTS: Final = LEFT // 2_000
+LOG_PLACE: Final = PARTS_BY_ROW * PART - 1
+HAND_OVERS: Final = (PARTS_DONE - PARTS_BY_ROW) // SLOTS
+"""In the hand-over log, of one slot."""
 FREE_PART: Final = (PARTS_DONE + PARTS_HELD, PARTS_DONE + PARTS_HELD + 8)
 FIRST, END = FREE_PART[0] * PART, FREE_PART[0] * PART + PART
 DIRTY: Final = 2_000  # two hundred, and those that other tests here have made and rolled back
@@ -85,7 +89,7 @@ HOT: Final[dict[str, Hot]] = {
         (LARGE, PARTS_DONE, 1, timedelta(), PARTS_DONE * PART, PARTS_DONE * PART + PART, 0, 1),
         {"relay_part": 1, "send_log": PART},
     ),
-    "finish_delivery": by_key(LARGE, NOW, relay_part=1, transition=1),
+    "finish_delivery": by_key(LARGE, NOW, relay_part=1, hand_over_log=1, transition=1),
     "get_delivery": Hot((LARGE,), {"delivery": 1, "confirmation": 1}),
     "paced_deliveries": Hot((), {"delivery": IN_PROGRESS, "delivery_counter": IN_PROGRESS * SLOTS}),
     "grant_messages": Hot((LARGE, None, NOW, 1_000), {"delivery": 1, "send_log": LEFT + 1_000}),
@@ -124,7 +128,7 @@ HOT: Final[dict[str, Hot]] = {
     "last_recipient": Hot((LARGE,), {"send_log": 1}),
     "deferred_rows": Hot((LARGE, 1, 5_000), {"send_log": 5_000}),
     "finish_stop": by_key(LARGE, NOW, relay_part=1),
-    "close_validity": by_key(LARGE, NOW, relay_part=1, transition=1),
+    "close_validity": by_key(LARGE, NOW, relay_part=1, hand_over_log=1, transition=1),
     "settle_deliveries": Hot((NOW, 7 * DAY, 100), {"delivery": 1}),
     # Pauses and the circuit breaker.
     "pause_delivery": by_key(LARGE, NOW, "me", 1, ""),
@@ -226,10 +230,14 @@ HOT: Final[dict[str, Hot]] = {
     "get_kpis": Hot((IDS,), {"delivery": len(IDS), "delivery_counter": len(IDS) * SLOTS, "engagement": len(IDS)}),
     "revisions": Hot((IDS,), {"delivery_counter": len(IDS) * SLOTS}),
     "log_states": Hot((IDS,), {"delivery": len(IDS), "delivery_counter": len(IDS) * SLOTS}),
-    "log_page": Hot((LARGE, 1, 900_000, 0, RECIPIENTS, 501), {"delivery": 1, "transition": 502, "recipient": 501}),
+    # From where the transitions are few, and the hand-overs of later parts follow.
+    "log_page": Hot(
+        (LARGE, 1, LOG_PLACE, 0, RECIPIENTS, 501),
+        {"delivery": 1, "transition": 502, "hand_over_log": HAND_OVERS, "recipient": 501},
+    ),
     "changed_send_logs": Hot(
-        (LARGE, 1, 900_000, 0, RECIPIENTS, 501, ALL, NOTHING, NOTHING),
-        {"delivery": 1, "transition": 2 * 502, "send_log": 501, "recipient": 501},
+        (LARGE, 1, LOG_PLACE, 0, RECIPIENTS, 501, ALL, NOTHING, NOTHING),
+        {"delivery": 1, "transition": 2 * 502, "hand_over_log": HAND_OVERS, "send_log": 501, "recipient": 501},
     ),
     # Re-qualification, and what no rule reads.
     "keep_details": Hot(([LARGE], [1], [2], [0], [1], [""]), {}),
@@ -246,7 +254,9 @@ HOT: Final[dict[str, Hot]] = {
         (LARGE, "p1234567@domain17.example", 0, ALL, NOTHING, NOTHING, 101), {"recipient": 1, "send_log": 1}
     ),
     "get_send_log": Hot((LARGE, 1_234_567), {"recipient": 1, "send_log": 1}),
-    "get_timeline": Hot((LARGE, 15_000, 1_001), {"transition": 1, "late_observation": 1, "tracking_log": 1}),
+    "get_timeline": Hot(
+        (LARGE, LEFT - 1, 1_001), {"transition": 1, "hand_over_log": 1, "late_observation": 1, "tracking_log": 1}
+    ),
     "recipient_message": Hot((LARGE, 1_234_567), {"recipient": 1, "send_log": 1}),
     "recipient_exclusion": Hot((LARGE, 1_234_567), {"recipient": 1, "exclusion_log": 1}),
     "profile_messages": Hot(

@@ -187,7 +187,8 @@ async def test_every_transition_is_told_once_and_in_order_over_reconnects_and_re
 
     async with connected(replicas[0].dsn) as connection:
         log = await connection.fetch(
-            "select slot, revision, recipient, before, outcome from transition where delivery_id = $1", int(delivery_id)
+            "select slot, revision, recipient, before, outcome from every_transition where delivery_id = $1",
+            int(delivery_id),
         )
     assert len(log) > 2 * recipients
     expected = sorted(tuple(row) for row in log)

@@ -37,7 +37,12 @@ with changed as (
         stop_left = (
             select count(*) from unnest(d.stop_revisions) with ordinality as r (revision, n)
             join transition t on t.delivery_id = $1 and t.slot = r.n - 1 and t.revision > r.revision
-            where t.recipient > 0 and t.before = 0 and t.outcome > 1),
+            where t.recipient > 0 and t.before = 0 and t.outcome > 1)
+        + (
+            select coalesce(sum(h.recipient_count), 0)
+            from unnest(d.stop_revisions) with ordinality as r (revision, n)
+            join hand_over_log h on h.delivery_id = $1 and h.slot = r.n - 1 and h.revision > r.revision
+                and h.revision > 0),
         settled_time = case when d.start_time is null then $2::timestamptz end
     where d.delivery_id = $1 and d.state = 8 and d.finish_time is null
         and not exists (select from relay_part p where p.delivery_id = $1 and not p.done)
@@ -55,7 +60,7 @@ with changed as (
     set validity_closed_time = $2, update_time = $2, version = version + 1,
         finish_time = coalesce(d.finish_time, $2),
         state = case when d.state not in (6, 7) then d.state
-            when exists (
+            when exists (select from hand_over_log h where h.delivery_id = $1) or exists (
                 select from transition t
                 where t.delivery_id = $1 and t.recipient > 0 and not (t.before = 0 and t.outcome = 4)) then 9
             else 10 end

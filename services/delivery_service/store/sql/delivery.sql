@@ -135,7 +135,7 @@ with changed as (
     set state = 9, version = version + 1, update_time = $2, finish_time = $2
     where delivery_id = $1 and state = 6 and not recurring
         and not exists (select from relay_part p where p.delivery_id = $1 and not p.done)
-        and (validity_end_time > $2 or exists (
+        and (validity_end_time > $2 or exists (select from hand_over_log h where h.delivery_id = $1) or exists (
             select from transition t
             where t.delivery_id = $1 and t.recipient > 0 and not (t.before = 0 and t.outcome = 4)))
     returning delivery_id

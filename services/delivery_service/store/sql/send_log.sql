@@ -41,6 +41,9 @@ from (
         commit_time, enhanced_code, diagnostic, slot, revision, '' as url, correction
     from transition where delivery_id = $1 and recipient = $2 order by revision limit $3)
     union all
+    (select 1, 0, 2, 0, 0, 0, 0, 0, event_time, commit_time, '', '', slot, revision, '', false
+    from handed_over($1, $2))
+    union all
     (select 2, -1, outcome, failure_type, reason, smtp_code, attempt, rules_version, event_time,
         commit_time, enhanced_code, diagnostic, 0, 0, '', correction
     from late_observation where delivery_id = $1 and recipient = $2 order by event_time limit $3)

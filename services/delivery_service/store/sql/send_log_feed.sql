@@ -14,11 +14,15 @@ where d.delivery_id = any ($1::bigint[]) group by d.delivery_id;
 select d.log_dropped_time, t.*, coalesce(r.profile_id, '') as profile_id
 from delivery d
 left join lateral (
-    select revision, recipient, slot, before, outcome, failure_type, reason, smtp_code, attempt, rules_version,
+    (select revision, recipient, slot, before, outcome, failure_type, reason, smtp_code, attempt, rules_version,
         event_time, commit_time, enhanced_code, diagnostic, correction
     from transition
     where delivery_id = $1 and slot = $2 and revision >= $3 and revision <= $5 and recipient > 0
         and (revision > $3 or recipient > $4)
+    order by revision, recipient limit $6)
+    union all
+    (select revision, recipient, $2::smallint, 0, 2, 0, 0, 0, 0, 0, event_time, commit_time, '', '', false
+    from handed_over_after($1, $2, $3, $4, $5, $6))
     order by revision, recipient limit $6
 ) t on true
 left join recipient r on r.delivery_id = $1 and r.recipient = t.recipient
@@ -32,16 +36,20 @@ order by t.revision, t.recipient;
 select d.log_dropped_time, t.revision, t.recipient as place, s.*, r.profile_id, r.address
 from delivery d
 left join lateral (
-    select c.revision, c.recipient
+    (select c.revision, c.recipient
     from transition c
     where c.delivery_id = $1 and c.slot = $2 and c.revision >= $3 and c.revision <= $5 and c.recipient > 0
         and (c.revision > $3 or c.recipient > $4)
-    order by c.revision, c.recipient limit $6
+    order by c.revision, c.recipient limit $6)
+    union all
+    (select revision, recipient from handed_over_after($1, $2, $3, $4, $5, $6))
+    order by revision, recipient limit $6
 ) t on true
 left join send_log s on s.delivery_id = $1 and s.recipient = t.recipient
     and s.outcome = any ($7::smallint[])
     and (cardinality($8::smallint[]) = 0 or s.failure_type = any ($8::smallint[]))
     and (cardinality($9::smallint[]) = 0 or s.reason = any ($9::smallint[]))
+    -- In the hand-over log there is never a later one.
     and not exists (
         select from transition n
         where n.delivery_id = $1 and n.recipient = t.recipient and n.revision > t.revision and n.revision <= $5)
