@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
 
 import asyncpg
 
@@ -18,23 +17,15 @@ from delivery_service.domain.problems import (
     child_is_fixed,
 )
 from delivery_service.store.queries import query
-
-
-class RecipientRow(NamedTuple):
-    """One recipient as it is stored, without its place: (address_problem, profile_id, address, attributes as JSON)."""
-
-    address_problem: int
-    profile_id: str
-    address: str
-    attributes: str
+from delivery_service.store.recipient_rows import COLUMNS, copy_source
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some recipients of one upload. `digested` is what goes into the audience's digest."""
+    """Some recipients of one upload, encoded (`recipient_rows`). `digested` goes into the audience's digest."""
 
     number: int
-    rows: Sequence[RecipientRow]
+    rows: Sequence[bytes]
     digested: bytes
 
 
@@ -95,13 +86,11 @@ class Recipients:
                 raise LimitReached(
                     "recipients_per_delivery_max", self._recipients_max, "split the audience into several deliveries"
                 )
-            await connection.copy_records_to_table(
+            await connection.copy_to_table(
                 "recipient",
-                records=[
-                    (delivery_id, recipient, *row)
-                    for recipient, row in enumerate(chunk.rows, start=recipient_count + 1)
-                ],
-                columns=["delivery_id", "recipient", *RecipientRow._fields],
+                source=copy_source(delivery_id, recipient_count + 1, chunk.rows),
+                columns=COLUMNS,
+                format="binary",
             )
             progress = await connection.fetchrow(
                 query("add_chunk"),

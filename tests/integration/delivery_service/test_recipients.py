@@ -281,6 +281,37 @@ async def test_a_recipient_beyond_a_limit_is_refused_by_name_and_nothing_is_half
     assert [profile for _, profile in await stored(common, delivery_id)] == ["p1", "p2"]
 
 
+async def test_a_recipient_far_down_a_large_chunk_is_named_by_its_place(common: DeliveryStack) -> None:
+    delivery_id = await common.create()
+    recipients = people(1_200)
+    recipients[700].profile_id = "x" * 201
+    recipients[1_199].address = "\x00"
+
+    async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as problem:
+        await upload(common, opening(delivery_id, "u"), chunk(1, recipients))
+
+    assert problem.fields == ["chunk.recipients[700].profile_id", "chunk.recipients[1199].address"]
+
+
+async def test_a_large_chunk_is_stored_in_its_order_and_as_it_was_sent(common: DeliveryStack) -> None:
+    delivery_id = await common.create()
+    recipients = [
+        pb.NewRecipient(profile_id=f"ü{n}", address=f" ü{n}@EXAMPLE.com", attributes={f"k{n}": "é\n" * n} if n else {})
+        for n in range(1_100)
+    ]
+
+    await upload(common, opening(delivery_id, "u"), chunk(1, recipients))
+
+    async with connected(common.dsn) as connection:
+        rows = await connection.fetch(
+            "select * from recipient where delivery_id = $1 order by recipient", int(delivery_id)
+        )
+    assert [(row["recipient"], row["address_problem"], row["profile_id"], row["address"]) for row in rows] == [
+        (n + 1, 0, f"ü{n}", f"ü{n}@example.com") for n in range(1_100)
+    ]
+    assert [orjson.loads(row["attributes"]) for row in rows] == [dict(each.attributes) for each in recipients]
+
+
 async def test_the_greatest_allowed_recipient_is_taken_and_relayed_as_it_is(common: DeliveryStack) -> None:
     delivery_id = await common.create()
     attributes = {f"{n:03}" + "k" * 97: "é" * 31 for n in range(100)}

@@ -1,8 +1,10 @@
 """Addresses as the preparation judges them."""
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from delivery_service.domain.address import AddressProblem, address_problem, normalise_address
+from delivery_service.domain.address import AddressProblem, address_problem, judge_address, normalise_address
 from delivery_service.domain.lifecycle import Channel
 
 NONE, EMPTY, MALFORMED = AddressProblem.NONE, AddressProblem.EMPTY, AddressProblem.MALFORMED
@@ -65,3 +67,16 @@ def test_other_channels_are_only_trimmed() -> None:
 @pytest.mark.timeout(5)
 def test_a_long_hostile_address_is_judged_in_bounded_time() -> None:
     assert address_problem(Channel.EMAIL, "a@" + "a-" * 100 + "!") is MALFORMED
+
+
+_PARTS = st.sampled_from(
+    ["a", "B", ".", "..", "@", " ", "\t", "é", "ß", "İ", "-", "_", "+", '"', "\x00", "x" * 64, "b" * 63, ".com", "用户"]
+)
+
+
+@given(st.lists(_PARTS, max_size=8).map("".join), st.sampled_from(Channel))
+@example("a" * 64 + "@" + "b" * 63 + "." + "c" * 63 + "." + "d" * 63, Channel.EMAIL)  # longer than an address may be
+def test_the_quick_judgement_of_uploads_is_that_of_the_rules(text: str, channel: Channel) -> None:
+    address = normalise_address(channel, text)
+
+    assert judge_address(channel, text) == (address, address_problem(channel, address))
