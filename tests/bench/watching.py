@@ -80,69 +80,80 @@ async def ask(load: Workload, word: str) -> Report:
 @measures(
     figure("watch.latency", "ms (p99)", must=3, aim=1.5, direction="at most"),
     figure("watch.latency.p50", "ms (p50)", must=3, aim=1.5, direction="at most"),
+    figure("watch.slowdown", "%", must=15, aim=5, judged="value", direction="at most"),
 )
 async def latency(run: Run) -> Sequence[Sample]:
     """From the newest commit in an update until the last watcher has that update or a later one, while feedback runs
-    at half speed. The bare fan-out runs beside the same feedback, to as many, as often, with messages as long."""
+    at half speed; then by how much the same watchers slow feedback at full speed."""
     number = watchers_of(run, WATCHERS)
-    audiences = [audience_of(run.recipients, 1, FIRST_DELIVERY_ID + n) for n in range(2)]
+    audiences = [audience_of(run.recipients, 1, FIRST_DELIVERY_ID + n) for n in range(6)]
     half = await durable_rate(run) / 2
-    async with _seeded_services(run, audiences) as services:
-        async with watchers(services, audiences[0], number) as load:
-            await asyncio.sleep(PUSH_PAUSE_SECONDS)
-            await ask(load, "mark")
-            await report_all(services, audiences[0], events_per_second=half)
-            await asyncio.sleep(PUSH_PAUSE_SECONDS)
-            seen = (await ask(load, "report"))["seen"]
-        commits = [_commit_time(bytes.fromhex(one["payload"])) for one in seen]
-        every = (commits[-1] - commits[0]) / (len(commits) - 1) if len(commits) > 1 else PUSH_PAUSE_SECONDS
-        async with _bare(number, _size(seen)) as (load, server):
-            await ask(load, "mark")
-            feedback = asyncio.create_task(report_all(services, audiences[1], events_per_second=half))
-            await _push_until_done(server, feedback, every)
-            await feedback
-            bare = _bare_latencies((await ask(load, "report"))["seen"])
-    ours = [one["last"] - commit for one, commit in zip(seen, commits, strict=True)]
-    run.note(
-        f"watch.latency: {number:,} watchers at {half:,.0f} events/s, {len(ours)} updates, one in {every:.2f} s, and "
-        f"{len(bare)} of the bare server; any commit, most of which are told by a later one's update, is seen after "
-        f"{_age(seen, commits, 0.5):.2f} s (p50), {_age(seen, commits, 0.99):.2f} s (p99)"
-    )
+    async with run.stand.database() as dsn:
+        for audience in audiences:
+            await seed_audience(dsn, audience)
+        await settle(dsn)
+        async with run.stand.services(dsn) as services:
+            ours, bare = await _latencies(run, services, audiences[:2], number, half)
+            slower_percent = await _slower_percent(run, services, audiences[2:], number)
+        await assert_nothing_lost(dsn, *audiences)
     return [
         Sample(1_000 * _percentile(ours, 0.99), 1_000 * _percentile(bare, 0.99)),
         Sample(1_000 * _percentile(ours, 0.5), 1_000 * _percentile(bare, 0.5)),
+        Sample(slower_percent),
     ]
 
 
-@measures(figure("watch.slowdown", "%", must=15, aim=5, judged="value", direction="at most"))
-async def slowdown(run: Run) -> Sequence[Sample]:
-    """By how much the watchers slow feedback at full speed: the same services, with and without them, in the order
-    without, with, with, without, so that what changes with time does not count."""
-    number = watchers_of(run, WATCHERS)
-    audiences = [audience_of(run.recipients, 1, FIRST_DELIVERY_ID + n) for n in range(5)]
+async def _latencies(
+    run: Run, services: Services, audiences: Sequence[Audience], number: int, rate: float
+) -> tuple[list[float], list[float]]:
+    """Of the service and of the bare fan-out. Both beside the same feedback, to as many watchers, as often, and with
+    messages as long."""
+    async with watchers(services, audiences[0], number) as load:
+        await asyncio.sleep(PUSH_PAUSE_SECONDS)
+        await ask(load, "mark")
+        await report_all(services, audiences[0], events_per_second=rate)
+        await asyncio.sleep(PUSH_PAUSE_SECONDS)
+        seen = (await ask(load, "report"))["seen"]
+    commits = [_commit_time(bytes.fromhex(one["payload"])) for one in seen]
+    every = (commits[-1] - commits[0]) / (len(commits) - 1) if len(commits) > 1 else PUSH_PAUSE_SECONDS
+    async with _bare(number, _size(seen)) as (load, server):
+        await ask(load, "mark")
+        feedback = asyncio.create_task(report_all(services, audiences[1], events_per_second=rate))
+        await _push_until_done(server, feedback, every)
+        await feedback
+        bare = (await ask(load, "report"))["seen"]
+    run.note(
+        f"watch.latency: {number:,} watchers at {rate:,.0f} events/s, {len(seen)} updates, one in {every:.2f} s, and "
+        f"{len(bare)} of the bare server; any commit, most of which are told by a later one's update, is seen after "
+        f"{_age(seen, commits, 0.5):.2f} s (p50), {_age(seen, commits, 0.99):.2f} s (p99)"
+    )
+    return [one["last"] - commit for one, commit in zip(seen, commits, strict=True)], _bare_latencies(bare)
+
+
+async def _slower_percent(run: Run, services: Services, audiences: Sequence[Audience], number: int) -> float:
+    """The same services without watchers, with them, with them, without them: so that what changes with time does not
+    count."""
     alone: list[float] = []
     watched: list[float] = []
     updates = 0
     spent = {False: 0.0, True: 0.0}
-    async with _seeded_services(run, audiences) as services:
-        await report_all(services, audiences[0])  # the first one warms up what the others find warm
-        processes = {**services.processes, "postgres": run.stand.postgres_process}
-        for audience, rates in zip(audiences[1:], (alone, watched, watched, alone), strict=True):
-            async with AsyncExitStack() as exits:
-                load = None
-                if rates is watched:
-                    load = await exits.enter_async_context(watchers(services, audience, number))
-                    await ask(load, "mark")
-                with measuring(processes) as cost:
-                    rates.append(await report_all(services, audience))
-                spent[rates is watched] += sum(cost.seconds.values())
-                if load is not None:
-                    updates += len((await ask(load, "report"))["seen"])
+    processes = {**services.processes, "postgres": run.stand.postgres_process}
+    for audience, rates in zip(audiences, (alone, watched, watched, alone), strict=True):
+        async with AsyncExitStack() as exits:
+            load = None
+            if rates is watched:
+                load = await exits.enter_async_context(watchers(services, audience, number))
+                await ask(load, "mark")
+            with measuring(processes) as cost:
+                rates.append(await report_all(services, audience))
+            spent[rates is watched] += sum(cost.seconds.values())
+            if load is not None:
+                updates += len((await ask(load, "report"))["seen"])
     run.note(
         f"watch.slowdown: {_rates(alone)} events/s alone, {_rates(watched)} beside {number:,} watchers, who had "
         f"{updates} updates; services and Postgres took {100 * (spent[True] / spent[False] - 1):.1f} % more CPU for it"
     )
-    return [Sample(100 * (1 - sum(1 / rate for rate in alone) / sum(1 / rate for rate in watched)))]
+    return 100 * (1 - sum(1 / rate for rate in alone) / sum(1 / rate for rate in watched))
 
 
 @measures(
@@ -179,18 +190,6 @@ async def capacity(run: Run) -> Sequence[Sample]:
         bare_held = memory_bytes(server.ready["pid"], "VmRSS")
     run.note(f"watch.capacity: {number:,} watchers; the bare server holds {bare_held / 2**20:,.0f} MiB in all")
     return [Sample(statistics.median(ours), statistics.median(bare)), Sample(held / number / 1_024)]
-
-
-@asynccontextmanager
-async def _seeded_services(run: Run, audiences: Sequence[Audience]) -> AsyncIterator[Services]:
-    """Both services on a database with these audiences; at the end everything must have been reported of."""
-    async with run.stand.database() as dsn:
-        for audience in audiences:
-            await seed_audience(dsn, audience)
-        await settle(dsn)
-        async with run.stand.services(dsn) as services:
-            yield services
-        await assert_nothing_lost(dsn, *audiences)
 
 
 async def _push_until_done(server: Workload, work: "asyncio.Task[float]", every_seconds: float) -> None:
