@@ -20,7 +20,7 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from campaign.delivery.v1 import delivery_service_pb2 as pb
-from delivery_service.api.watchers import Topic, Watcher, wake_in_waves
+from delivery_service.api.watchers import Topic, View, Watcher, wake_in_waves
 from delivery_service.convert import kpis_to_pb
 from delivery_service.domain.kpis import DeliveryKpis
 from delivery_service.domain.problems import DeliveryNotFound, LimitReached
@@ -123,20 +123,16 @@ class KpiHub:
             raise LimitReached(
                 "watchers_max", self._settings.watchers_max, "watch through another replica", retry_delay_seconds=1.0
             )
-        topics = {delivery_id: self._topics.setdefault(delivery_id, Topic()) for delivery_id in delivery_ids}
-        watcher = Watcher(dict(topics), min_interval_seconds)
+        watcher = Watcher((self._topics.setdefault(d, Topic()) for d in delivery_ids), min_interval_seconds)
         self._watchers.add(watcher)
-        for topic in topics.values():
-            topic.watchers.add(watcher)
-            topic.idle.add(watcher)
         try:
             yield watcher
         finally:
             self._watchers.discard(watcher)
-            for delivery_id, topic in topics.items():
-                topic.watchers.discard(watcher)
-                topic.idle.discard(watcher)
-                if not topic.watchers and self._topics.get(delivery_id) is topic:
+            watcher.close()
+            for delivery_id in delivery_ids:
+                topic = self._topics.get(delivery_id)
+                if topic is not None and not topic.views:
                     del self._topics[delivery_id]
 
     async def _publish_changes(self) -> float:
@@ -150,10 +146,7 @@ class KpiHub:
             if topic is not None and revision > topic.revision:
                 changed.add(delivery_id)
         await self._load(changed)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        await wake_in_waves([watcher for delivery_id in changed for watcher in self._due(delivery_id)])
-        return loop.time() - began
+        return await wake_in_waves([watcher for delivery_id in changed for watcher in self._due(delivery_id)])
 
     def _rest_seconds(self, push_seconds: float) -> float:
         """How long nobody is told anything after a push, so that pushes keep to their share of the time."""
@@ -190,21 +183,21 @@ class KpiHub:
         loop = asyncio.get_running_loop()
         now = loop.time()
         due = []
-        for watcher in tuple(topic.idle):
-            if not watcher.behind(delivery_id):
+        for view in tuple(topic.idle):
+            if not view.is_behind:
                 continue
-            if (at := watcher.due(delivery_id)) > now:
-                topic.idle.discard(watcher)
-                loop.call_at(at, self._rested, watcher, delivery_id, topic)
+            if view.due > now:
+                topic.idle.discard(view)
+                loop.call_at(view.due, self._rested, delivery_id, view)
             else:
-                due.append(watcher)
+                due.append(view.watcher)
         return due
 
-    def _rested(self, watcher: Watcher, delivery_id: int, topic: Topic) -> None:
+    def _rested(self, delivery_id: int, view: View) -> None:
         """A watcher's interval is over: it is told with the others, what is newest then."""
-        if watcher in topic.watchers:
-            topic.idle.add(watcher)
-            if watcher.behind(delivery_id):
+        if view in view.topic.views:
+            view.topic.idle.add(view)
+            if view.is_behind:
                 self.touch((delivery_id,))
 
 
