@@ -1,11 +1,10 @@
 """One call while it is served: its deadline, how to end it from outside, and what is measured about it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -59,14 +58,15 @@ class RunningCall:
         self._cancelled_by_us = False
         self._timer: asyncio.TimerHandle | None = None
 
-    @contextmanager
-    def inside(self) -> Iterator[None]:
-        """Marks the time that the handler's own code runs."""
+    def inside(self) -> Self:
+        """Marks the time that the handler's own code runs: `with call.inside()`."""
+        return self  # not a generator's context: it would live, with its frame, for as long as a stream
+
+    def __enter__(self) -> None:
         self._inside = True
-        try:
-            yield
-        finally:
-            self._inside = False
+
+    def __exit__(self, *_: object) -> None:
+        self._inside = False
 
     async def write(self, context: Any, response: Any) -> None:
         """Writes a response from inside the handler, and raises the problem of an interruption meanwhile."""
@@ -86,9 +86,9 @@ class RunningCall:
         if self._inside and self._task is not None:
             self._cancelled_by_us = self._task.cancel()
 
-    def interrupt_after(self, seconds: float, problem: Problem) -> None:
-        """Interrupts the call with `problem` after that time, unless it has ended by then."""
-        self._timer = self.loop.call_later(max(seconds, 0.0), self.interrupt, problem)
+    def interrupt_after(self, seconds: float, problem: Callable[[], Problem]) -> None:
+        """Interrupts the call with what `problem` gives after that time, unless it has ended by then."""
+        self._timer = self.loop.call_later(max(seconds, 0.0), lambda: self.interrupt(problem()))
 
     def check(self) -> None:
         """Raises the problem of an interruption that the handler has not noticed."""

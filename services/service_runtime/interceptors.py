@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -175,11 +176,7 @@ class ServeCalls(grpc.aio.ServerInterceptor):
 
     def _end_at(self, call: RunningCall, who: Caller, expire_time: datetime) -> None:
         seconds = (expire_time - self._clock.now()).total_seconds()
-        problem = TokenExpired(
-            "the token expired while the stream was open: get a new one and resume the stream",
-            metadata={"subject": who.subject},
-        )
-        call.interrupt_after(seconds, problem)
+        call.interrupt_after(seconds, partial(_expired, who))
 
     async def _fail(self, call: RunningCall, context: Context, error: BaseException) -> None:
         """Ends a failed call with the right status, or passes on what must be passed on. Never returns normally."""
@@ -227,6 +224,13 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     for part in group.exceptions:
         found.extend(_leaves(part) if isinstance(part, BaseExceptionGroup) else (part,))
     return found
+
+
+def _expired(who: Caller) -> TokenExpired:
+    return TokenExpired(
+        "the token expired while the stream was open: get a new one and resume the stream",
+        metadata={"subject": who.subject},
+    )
 
 
 def _bearer_token(context: Context) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import statistics
 import struct
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
@@ -28,11 +28,11 @@ from tests.bench.workload import Report, Workload, workload
 WATCHERS: Final = 2_000
 CAPACITY_WATCHERS: Final = 10_000
 WATCHERS_PER_CONNECTION: Final = 100
-PUSHES: Final = 15
 CAPACITY_PUSHES: Final = 5
 PUSH_PAUSE_SECONDS: Final = 0.3
 CAPACITY_PUSH_SECONDS: Final = 5.0
 """Longer than the feed rests after a push to so many."""
+_STEPS: Final = 100
 _WATCH: Final = "/campaign.delivery.v1.DeliveryService/WatchKpis"
 _COMMIT: Final = """
 update delivery_counter set revision = revision + 1, commit_time = clock_timestamp() where delivery_id = $1 and slot = 0
@@ -83,38 +83,77 @@ async def ask(load: Workload, word: str) -> Report:
     figure("watch.slowdown", "%", must=15, aim=5, judged="value", direction="at most"),
 )
 async def latency(run: Run) -> Sequence[Sample]:
-    """From a commit that is told to the watchers until the last one knows of it or of a later one, while feedback runs
+    """From the newest commit in an update until the last watcher has that update or a later one, while feedback runs
     at half speed; then by how much the same watchers slow feedback at full speed."""
     number = watchers_of(run, WATCHERS)
-    audiences = [audience_of(run.recipients, 1, FIRST_DELIVERY_ID + n) for n in range(2)]
-    alone = await durable_rate(run)
+    audiences = [audience_of(run.recipients, 1, FIRST_DELIVERY_ID + n) for n in range(6)]
+    half = await durable_rate(run) / 2
     async with run.stand.database() as dsn:
         for audience in audiences:
             await seed_audience(dsn, audience)
         await settle(dsn)
         async with run.stand.services(dsn) as services:
-            async with watchers(services, audiences[0], number) as load:
-                await asyncio.sleep(PUSH_PAUSE_SECONDS)
-                await ask(load, "mark")
-                await report_all(services, audiences[0], events_per_second=alone / 2)
-                await asyncio.sleep(PUSH_PAUSE_SECONDS)
-                seen = (await ask(load, "report"))["seen"]
-            async with watchers(services, audiences[1], number) as load:
-                with measuring({"watchers": load.process_id}) as cost:
-                    watched = await report_all(services, audiences[1])
+            ours, bare = await _latencies(run, services, audiences[:2], number, half)
+            slower_percent = await _slower_percent(run, services, audiences[2:], number)
         await assert_nothing_lost(dsn, *audiences)
-    ours = [one["last"] - _commit_time(bytes.fromhex(one["payload"])) for one in seen]
-    bare = await _bare_latencies(number, 3 if run.smoke else PUSHES, PUSH_PAUSE_SECONDS, _size(seen))
-    span = max(one["last"] for one in seen) - min(one["first"] for one in seen)
-    run.note(
-        f"watch.latency: {len(ours)} updates in {span:.1f} s to {number:,} watchers at {alone / 2:,.0f} events/s; "
-        f"the watchers' own process took {cost.seconds['watchers']:.1f} s of CPU at full speed"
-    )
     return [
         Sample(1_000 * _percentile(ours, 0.99), 1_000 * _percentile(bare, 0.99)),
         Sample(1_000 * _percentile(ours, 0.5), 1_000 * _percentile(bare, 0.5)),
-        Sample(100 * (1 - watched / alone)),
+        Sample(slower_percent),
     ]
+
+
+async def _latencies(
+    run: Run, services: Services, audiences: Sequence[Audience], number: int, rate: float
+) -> tuple[list[float], list[float]]:
+    """Of the service and of the bare fan-out. Both beside the same feedback, to as many watchers, as often, and with
+    messages as long."""
+    async with watchers(services, audiences[0], number) as load:
+        await asyncio.sleep(PUSH_PAUSE_SECONDS)
+        await ask(load, "mark")
+        await report_all(services, audiences[0], events_per_second=rate)
+        await asyncio.sleep(PUSH_PAUSE_SECONDS)
+        seen = (await ask(load, "report"))["seen"]
+    commits = [_commit_time(bytes.fromhex(one["payload"])) for one in seen]
+    every = (commits[-1] - commits[0]) / (len(commits) - 1) if len(commits) > 1 else PUSH_PAUSE_SECONDS
+    async with _bare(number, _size(seen)) as (load, server):
+        await ask(load, "mark")
+        feedback = asyncio.create_task(report_all(services, audiences[1], events_per_second=rate))
+        await _push_until_done(server, feedback, every)
+        await feedback
+        bare = (await ask(load, "report"))["seen"]
+    run.note(
+        f"watch.latency: {number:,} watchers at {rate:,.0f} events/s, {len(seen)} updates, one in {every:.2f} s, and "
+        f"{len(bare)} of the bare server; any commit, most of which are told by a later one's update, is seen after "
+        f"{_age(seen, commits, 0.5):.2f} s (p50), {_age(seen, commits, 0.99):.2f} s (p99)"
+    )
+    return [one["last"] - commit for one, commit in zip(seen, commits, strict=True)], _bare_latencies(bare)
+
+
+async def _slower_percent(run: Run, services: Services, audiences: Sequence[Audience], number: int) -> float:
+    """The same services without watchers, with them, with them, without them: so that what changes with time does not
+    count."""
+    alone: list[float] = []
+    watched: list[float] = []
+    updates = 0
+    spent = {False: 0.0, True: 0.0}
+    processes = {**services.processes, "postgres": run.stand.postgres_process}
+    for audience, rates in zip(audiences, (alone, watched, watched, alone), strict=True):
+        async with AsyncExitStack() as exits:
+            load = None
+            if rates is watched:
+                load = await exits.enter_async_context(watchers(services, audience, number))
+                await ask(load, "mark")
+            with measuring(processes) as cost:
+                rates.append(await report_all(services, audience))
+            spent[rates is watched] += sum(cost.seconds.values())
+            if load is not None:
+                updates += len((await ask(load, "report"))["seen"])
+    run.note(
+        f"watch.slowdown: {_rates(alone)} events/s alone, {_rates(watched)} beside {number:,} watchers, who had "
+        f"{updates} updates; services and Postgres took {100 * (spent[True] / spent[False] - 1):.1f} % more CPU for it"
+    )
+    return 100 * (1 - sum(1 / rate for rate in alone) / sum(1 / rate for rate in watched))
 
 
 @measures(
@@ -153,14 +192,33 @@ async def capacity(run: Run) -> Sequence[Sample]:
     return [Sample(statistics.median(ours), statistics.median(bare)), Sample(held / number / 1_024)]
 
 
-async def _bare_latencies(number: int, pushes: int, pause_seconds: float, size: int) -> list[float]:
-    async with _bare(number, size) as (load, server):
-        await ask(load, "mark")
-        for _ in range(pushes):
-            await server.go()
-            await asyncio.sleep(pause_seconds)
-        seen = (await ask(load, "report"))["seen"]
+async def _push_until_done(server: Workload, work: "asyncio.Task[float]", every_seconds: float) -> None:
+    """Has the bare server push once in so many seconds."""
+    loop = asyncio.get_running_loop()
+    at = loop.time()
+    while not work.done():
+        await server.go()
+        at = max(at + every_seconds, loop.time())
+        await asyncio.wait([work], timeout=at - loop.time())
+
+
+def _bare_latencies(seen: Sequence[Any]) -> list[float]:
     return [one["last"] - struct.unpack_from(">d", bytes.fromhex(one["payload"]))[0] for one in seen]
+
+
+def _age(seen: Sequence[Any], commits: Sequence[float], share: float) -> float:
+    """How long commits take to be seen by all if they happen all the time, and most are told by a later one's update.
+    Those of a period are told by the update that ends it."""
+    ages = [
+        one["last"] - (begin + (end - begin) * step / _STEPS)
+        for one, begin, end in zip(seen[1:], commits, commits[1:], strict=False)
+        for step in range(_STEPS)
+    ]
+    return _percentile(ages or [0.0], share)
+
+
+def _rates(rates: Sequence[float]) -> str:
+    return " and ".join(f"{rate:,.0f}" for rate in rates)
 
 
 @asynccontextmanager

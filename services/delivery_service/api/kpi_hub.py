@@ -8,7 +8,8 @@ Works on every replica: commits of this process wake the feed at once, and a pol
 inside transactions would halve the commit rate, and a dead LISTEN tells nobody.)
 
 What watchers cost is bounded: after each push the feed rests, so long that pushes take no more than their share of the
-process's time. The more watchers, or the busier the process, the rarer the updates; never older than the push.
+process's time: half of it, or next to nothing while feedback waits to be applied. The more watchers, or the busier the
+process, the rarer the updates; never older than the push.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from campaign.delivery.v1 import delivery_service_pb2 as pb
-from delivery_service.api.watchers import Topic, Watcher, wake_in_waves
+from delivery_service.api.watchers import Topic, View, Watcher, wake_in_waves
 from delivery_service.convert import kpis_to_pb
 from delivery_service.domain.kpis import DeliveryKpis
 from delivery_service.domain.problems import DeliveryNotFound, LimitReached
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 _COALESCE_SECONDS: Final = 0.02
 """Commits within it make one update."""
+_LOOK_SECONDS: Final = 0.01
+"""How often it is looked whether feedback waits."""
 _SOURCES_REFRESH_SECONDS: Final = 1.0
 _HEARTBEAT_CHECK_SECONDS_MAX: Final = 1.0
 """How often idle watchers are looked for: one sweep over all of them, instead of a timer in each."""
@@ -42,11 +45,20 @@ _HEARTBEAT_CHECK_SECONDS_MAX: Final = 1.0
 class KpiHub:
     """`run` is the feed; `watch` serves one stream; `touch` says that something was committed here."""
 
-    def __init__(self, kpis: KpiStore, feedback: FeedbackStore, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self,
+        kpis: KpiStore,
+        feedback: FeedbackStore,
+        settings: Settings,
+        clock: Clock,
+        apply_load: Callable[[], float],
+    ) -> None:
+        """`apply_load`: beyond 1, what is to be applied waits."""
         self._kpis = kpis
         self._feedback = feedback
         self._settings = settings
         self._clock = clock
+        self._apply_load = apply_load
         self._topics: dict[int, Topic] = {}
         self._touched: set[int] = set()
         self._wake = asyncio.Event()
@@ -91,7 +103,7 @@ class KpiHub:
                 pass
             self._wake.clear()
             try:
-                await asyncio.sleep(self._rest_seconds(await self._publish_changes()))
+                await self._rest(await self._publish_changes())
             except (*UNAVAILABLE_ERRORS, *RETRYABLE_ERRORS, TimeoutError) as error:
                 log.warning("the watch feed can't read", extra={"action": "watch_feed", "error": type(error).__name__})
 
@@ -123,20 +135,16 @@ class KpiHub:
             raise LimitReached(
                 "watchers_max", self._settings.watchers_max, "watch through another replica", retry_delay_seconds=1.0
             )
-        topics = {delivery_id: self._topics.setdefault(delivery_id, Topic()) for delivery_id in delivery_ids}
-        watcher = Watcher(dict(topics), min_interval_seconds)
+        watcher = Watcher((self._topics.setdefault(d, Topic()) for d in delivery_ids), min_interval_seconds)
         self._watchers.add(watcher)
-        for topic in topics.values():
-            topic.watchers.add(watcher)
-            topic.idle.add(watcher)
         try:
             yield watcher
         finally:
             self._watchers.discard(watcher)
-            for delivery_id, topic in topics.items():
-                topic.watchers.discard(watcher)
-                topic.idle.discard(watcher)
-                if not topic.watchers and self._topics.get(delivery_id) is topic:
+            watcher.close()
+            for delivery_id in delivery_ids:
+                topic = self._topics.get(delivery_id)
+                if topic is not None and not topic.views:
                     del self._topics[delivery_id]
 
     async def _publish_changes(self) -> float:
@@ -150,15 +158,22 @@ class KpiHub:
             if topic is not None and revision > topic.revision:
                 changed.add(delivery_id)
         await self._load(changed)
+        return await wake_in_waves([watcher for delivery_id in changed for watcher in self._due(delivery_id)])
+
+    async def _rest(self, push_seconds: float) -> None:
+        """Tells nobody anything for so long after a push that pushes keep to their share of the time. The rest is over
+        sooner if feedback has not had to wait in it, on the whole: single looks differ too much."""
+        settings = self._settings
+        shares = settings.watch_time_share_max, settings.watch_spare_time_share_max
+        longest = min(push_seconds * (1 / shares[0] - 1), settings.watch_rest_seconds_max)
+        shortest = min(push_seconds * (1 / max(shares) - 1), longest)
         loop = asyncio.get_running_loop()
         began = loop.time()
-        await wake_in_waves([watcher for delivery_id in changed for watcher in self._due(delivery_id)])
-        return loop.time() - began
-
-    def _rest_seconds(self, push_seconds: float) -> float:
-        """How long nobody is told anything after a push, so that pushes keep to their share of the time."""
-        share = self._settings.watch_time_share_max
-        return min(push_seconds * (1 - share) / share, self._settings.watch_rest_seconds_max)
+        load, looks = 0.0, 0
+        while (rested := loop.time() - began) < longest and (rested < shortest or load > looks):
+            await asyncio.sleep(min(longest - rested, _LOOK_SECONDS))
+            load += self._apply_load()
+            looks += 1
 
     async def _load(self, delivery_ids: Iterable[int]) -> list[int]:
         """Reads and serialises these; gives those that have something newer than before."""
@@ -190,21 +205,21 @@ class KpiHub:
         loop = asyncio.get_running_loop()
         now = loop.time()
         due = []
-        for watcher in tuple(topic.idle):
-            if not watcher.behind(delivery_id):
+        for view in tuple(topic.idle):
+            if not view.is_behind:
                 continue
-            if (at := watcher.due(delivery_id)) > now:
-                topic.idle.discard(watcher)
-                loop.call_at(at, self._rested, watcher, delivery_id, topic)
+            if view.due > now:
+                topic.idle.discard(view)
+                loop.call_at(view.due, self._rested, delivery_id, view)
             else:
-                due.append(watcher)
+                due.append(view.watcher)
         return due
 
-    def _rested(self, watcher: Watcher, delivery_id: int, topic: Topic) -> None:
+    def _rested(self, delivery_id: int, view: View) -> None:
         """A watcher's interval is over: it is told with the others, what is newest then."""
-        if watcher in topic.watchers:
-            topic.idle.add(watcher)
-            if watcher.behind(delivery_id):
+        if view in view.topic.views:
+            view.topic.idle.add(view)
+            if view.is_behind:
                 self.touch((delivery_id,))
 
 

@@ -52,7 +52,7 @@ async def test_a_cancellation_by_someone_else_wins_over_an_interruption() -> Non
 
 async def test_a_call_that_has_ended_is_not_interrupted_by_its_timer() -> None:
     call = RunningCall(METHOD, streams_responses=True)
-    call.interrupt_after(0.0, Problem("enough"))
+    call.interrupt_after(0.0, lambda: Problem("enough"))
     call.close()
     await asyncio.sleep(0.001)
     assert call.problem is None
