@@ -22,6 +22,7 @@ insert into retained_table (table_name, kind, place, storage) values
     ('tracking_log', 1, 6, ''),
     ('exclusion_log', 1, 7, ''),
     ('relay_part', 1, 8, 'fillfactor = 60'),
+    ('hand_over_log', 1, 9, ''),
     ('delivery', 2, 1, ''),
     ('delivery_counter', 2, 2, 'fillfactor = 25'),
     ('engagement', 2, 3, ''),
@@ -29,7 +30,8 @@ insert into retained_table (table_name, kind, place, storage) values
     ('counter_correction', 2, 5, ''),
     ('recipient_upload', 2, 6, ''),
     ('occurrence', 2, 7, ''),
-    ('retry', 2, 8, '');
+    ('retry', 2, 8, ''),
+    ('address_scan', 2, 9, '');
 
 -- The ranges: of each kind they follow one another without a gap. end_id: exclusive; null: open. The partition of a
 -- table is called by the table and the suffix. drop_time: since when it is to be dropped.

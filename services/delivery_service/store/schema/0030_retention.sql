@@ -133,19 +133,25 @@ begin
     where delivery_id = any (select distinct u from unnest(p_delivery_ids) as u)
     order by delivery_id for no key update;
 
-    insert into tracking_log (delivery_id, recipient, kind, event_time, commit_time, url)
-    select f.delivery_id, f.recipient, f.kind, timestamptz 'epoch' + f.event_time_us * interval '1 microsecond',
-        p_now, f.url
-    from unnest(p_delivery_ids, p_recipients, p_kinds, p_event_times_us, p_urls)
-        as f (delivery_id, recipient, kind, event_time_us, url)
-    where exists (select from send_log l where l.delivery_id = f.delivery_id and l.recipient = f.recipient)
-        and exists (select from delivery d where d.delivery_id = f.delivery_id and (d.state >= 6 or f.recipient < 1)
-            and d.log_dropped_time is null)
-    on conflict do nothing;
-    if found then
-        update engagement set stale_since_time = p_now
-        where delivery_id = any (select distinct u from unnest(p_delivery_ids) as u) and stale_since_time is null;
-    end if;
+    with kept as (
+        insert into tracking_log (delivery_id, recipient, kind, event_time, commit_time, url)
+        select f.delivery_id, f.recipient, f.kind, timestamptz 'epoch' + f.event_time_us * interval '1 microsecond',
+            p_now, f.url
+        from unnest(p_delivery_ids, p_recipients, p_kinds, p_event_times_us, p_urls)
+            as f (delivery_id, recipient, kind, event_time_us, url)
+        where exists (select from send_log l where l.delivery_id = f.delivery_id and l.recipient = f.recipient)
+            and exists (
+                select from delivery d where d.delivery_id = f.delivery_id and (d.state >= 6 or f.recipient < 1)
+                    and d.log_dropped_time is null)
+        on conflict do nothing
+        returning delivery_id, recipient, kind
+    ), news as (
+        insert into address_news (delivery_id, recipient)
+        select distinct k.delivery_id, k.recipient from kept k where k.kind in (5, 6)
+    )
+    update engagement e set stale_since_time = p_now
+    where e.delivery_id = any (select distinct u from unnest(p_delivery_ids) as u) and e.stale_since_time is null
+        and exists (select from kept);
 
     select array_agg(f.i) into v_unknown
     from unnest(p_delivery_ids, p_recipients) with ordinality as f (delivery_id, recipient, i)

@@ -1,24 +1,4 @@
--- The transitions of a hand-over as one row: a part that the MTA side took is a thousand rows of the log that say the
--- same, and writing them, with two index entries each, was more than half of what relaying costs Postgres.
-
--- A range of recipients that went from PREPARED to RELAYED in one revision of their slot. The log is this and the table
--- transition together (the view every_transition): whoever reads transitions to RELAYED, or from PREPARED, reads both.
--- A message is in it once at most, and then it is the first that its log has: nothing ever becomes PREPARED again.
-create table hand_over_log (
-    delivery_id bigint not null,
-    slot smallint not null,
-    revision bigint not null,
-    part integer not null,  -- all recipients are of one
-    first_recipient integer not null,
-    recipient_count integer not null,
-    commit_time timestamptz not null,
-    -- When each was accepted, from the first recipient on: microseconds since the epoch. 0: not one of them.
-    event_times_us bigint[] not null,
-    primary key (delivery_id, part, revision)
-);
--- All of them, but only for queries that say so: a generic plan would take it for a look-up by part just as well, since
--- a delivery of average size has few.
-create index hand_over_log_slot on hand_over_log (delivery_id, slot, revision) where revision > 0;
+-- How the hand-over log (0028) is written and read.
 
 -- The hand-over of one message, if it is in the hand-over log: one row at most. Its other fields are those of every row
 -- there: from PREPARED to RELAYED, and nothing more to say.
@@ -152,37 +132,42 @@ begin
             perform require_rules(p_delivery_ids[i], p_slots[i], v_rules_version_min, p_rules_versions[v_begin:v_end]);
         end if;
 
-        insert into late_observation (delivery_id, recipient, outcome, failure_type, reason, smtp_code, attempt,
-            rules_version, event_time, commit_time, enhanced_code, diagnostic)
-        select p_delivery_ids[i], o.recipient, o.outcome, o.failure_type, o.reason, o.smtp_code, o.attempt,
-            o.rules_version, o.event_time, p_now, o.enhanced_code, o.diagnostic
-        from observation_rows(p_recipients[v_begin:v_end], p_outcomes[v_begin:v_end],
-            p_event_times_us[v_begin:v_end], p_failure_types[v_begin:v_end], p_reasons[v_begin:v_end],
-            p_smtp_codes[v_begin:v_end], p_enhanced_codes[v_begin:v_end], p_diagnostics[v_begin:v_end],
-            p_attempts[v_begin:v_end], p_rules_versions[v_begin:v_end]) as o
-        join send_log l on l.delivery_id = p_delivery_ids[i] and l.recipient = o.recipient
-        where (l.outcome, l.event_time, l.failure_type, l.reason, l.smtp_code, l.enhanced_code, l.diagnostic,
-                l.attempt)
-              > (o.outcome, o.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code collate "C",
-                o.diagnostic collate "C", o.attempt)
-            and not exists (
-                select from transition t
-                where t.delivery_id = p_delivery_ids[i] and t.recipient = o.recipient
-                    and (t.outcome, t.event_time, t.failure_type, t.reason, t.smtp_code, t.enhanced_code,
-                        t.diagnostic, t.attempt)
-                      = (o.outcome, o.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code,
-                        o.diagnostic, o.attempt))
-            and not ((o.outcome, o.failure_type, o.reason, o.smtp_code, o.enhanced_code, o.diagnostic, o.attempt)
-                    = (2, 0, 0, 0, '', '', 0)
-                and exists (
-                    select from handed_over(p_delivery_ids[i], o.recipient) h where h.event_time = o.event_time))
-            and not exists (
-                select from late_observation k
-                where k.delivery_id = p_delivery_ids[i] and k.recipient = o.recipient
-                    and (k.outcome, k.event_time, k.failure_type, k.reason, k.smtp_code, k.enhanced_code,
-                        k.diagnostic, k.attempt)
-                      = (o.outcome, o.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code,
-                        o.diagnostic, o.attempt));
+        with kept as (
+            insert into late_observation as k (delivery_id, recipient, outcome, failure_type, reason, smtp_code,
+                attempt, rules_version, event_time, commit_time, enhanced_code, diagnostic)
+            select p_delivery_ids[i], o.recipient, o.outcome, o.failure_type, o.reason, o.smtp_code, o.attempt,
+                o.rules_version, o.event_time, p_now, o.enhanced_code, o.diagnostic
+            from observation_rows(p_recipients[v_begin:v_end], p_outcomes[v_begin:v_end],
+                p_event_times_us[v_begin:v_end], p_failure_types[v_begin:v_end], p_reasons[v_begin:v_end],
+                p_smtp_codes[v_begin:v_end], p_enhanced_codes[v_begin:v_end], p_diagnostics[v_begin:v_end],
+                p_attempts[v_begin:v_end], p_rules_versions[v_begin:v_end]) as o
+            join send_log l on l.delivery_id = p_delivery_ids[i] and l.recipient = o.recipient
+            where (l.outcome, l.event_time, l.failure_type, l.reason, l.smtp_code, l.enhanced_code, l.diagnostic,
+                    l.attempt)
+                  > (o.outcome, o.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code collate "C",
+                    o.diagnostic collate "C", o.attempt)
+                and not exists (
+                    select from transition t
+                    where t.delivery_id = p_delivery_ids[i] and t.recipient = o.recipient
+                        and (t.outcome, t.event_time, t.failure_type, t.reason, t.smtp_code, t.enhanced_code,
+                            t.diagnostic, t.attempt)
+                          = (o.outcome, o.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code,
+                            o.diagnostic, o.attempt))
+                and not ((o.outcome, o.failure_type, o.reason, o.smtp_code, o.enhanced_code, o.diagnostic, o.attempt)
+                        = (2, 0, 0, 0, '', '', 0)
+                    and exists (
+                        select from handed_over(p_delivery_ids[i], o.recipient) h where h.event_time = o.event_time))
+                and not exists (
+                    select from late_observation k
+                    where k.delivery_id = p_delivery_ids[i] and k.recipient = o.recipient
+                        and (k.outcome, k.event_time, k.failure_type, k.reason, k.smtp_code, k.enhanced_code,
+                            k.diagnostic, k.attempt)
+                          = (o.outcome, o.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code,
+                            o.diagnostic, o.attempt))
+            returning k.delivery_id, k.recipient, k.outcome, k.failure_type
+        )
+        insert into address_news (delivery_id, recipient)
+        select distinct k.delivery_id, k.recipient from kept k where k.outcome = 5 or k.failure_type > 0;
 
         return query select p_delivery_ids[i], u from unnest(p_recipients[v_begin:v_end]) as u
         where not exists (select from send_log l where l.delivery_id = p_delivery_ids[i] and l.recipient = u);
