@@ -92,7 +92,7 @@ def judge(reports: Iterable[Report], rules: QuarantineRules, guards: Sequence[Gu
     significant: Report | None = None
     doubted: Report | None = None
     since: datetime | None = None
-    for report in sorted(reports):
+    for report in sorted(set(reports)):
         weight = _weight(report)
         if weight is None:
             continue
