@@ -18,8 +18,10 @@ from unittest.mock import patch
 
 import asyncpg
 
+from delivery_service.domain.outcome import Outcome
 from delivery_service.store import migrate as migration
 from delivery_service.store.database import WRITER_PLANS
+from delivery_service.store.observations import ObservationColumns
 from delivery_service.store.queries import query
 from tests.support.postgres import DatabaseFactory, connected, server
 
@@ -75,11 +77,11 @@ async def case(server_dsn: str, partitions: int) -> AsyncIterator[asyncpg.Connec
 def layers(large: bool, number: int) -> tuple[Any, ...]:
     """The arguments of apply_slots: each time with a later event time, so that every event wins."""
     times = [1_800_000_000_000_000 + number * 1_000_000] * BATCH
-    none: list[Any] = [[]] * 6
+    recipients = list(range(1, BATCH + 1)) if large else [1, 2] * MANY
+    columns = ObservationColumns.without_detail(1, recipients, Outcome.DEFERRED, times).statement_values()
     if large:
-        return [1], [0], [BATCH], list(range(1, BATCH + 1)), [3] * BATCH, times, *none
-    ids = list(range(2, MANY + 2))
-    return ids, [0] * MANY, list(range(2, BATCH + 1, 2)), [1, 2] * MANY, [3] * BATCH, times, *none
+        return [1], [0], [BATCH], *columns
+    return list(range(2, MANY + 2)), [0] * MANY, list(range(2, BATCH + 1, 2)), *columns
 
 
 async def measure(writer: asyncpg.Connection, large: bool, number: int) -> float:
@@ -90,7 +92,7 @@ async def measure(writer: asyncpg.Connection, large: bool, number: int) -> float
     begin = cpu_seconds(pid)
     for batch in range(BATCHES):
         ids, slots, ends, *columns = layers(large, number * BATCHES + batch)
-        lost = await writer.fetch(query("apply_slots"), ids, slots, ends, now, *columns, [])
+        lost = await writer.fetch(query("apply_slots"), ids, slots, ends, now, *columns)
         assert not lost
     return (cpu_seconds(pid) - begin) / (BATCHES * BATCH) * 1e6
 

@@ -8,6 +8,7 @@ import pytest
 from delivery_service.domain.log_position import Place
 from delivery_service.domain.outcome import Outcome
 from delivery_service.domain.problems import DeliveryNotFound, LogOutOfRange
+from delivery_service.store.observations import ObservationColumns
 from delivery_service.store.queries import query
 from delivery_service.store.send_logs import Filters
 from delivery_service.store.transition_log import TransitionLog
@@ -84,8 +85,9 @@ async def log_of_hand_overs(database: str) -> AsyncIterator[TransitionLog]:
         for first, after_us in ((1, [1, 2, 3, 0, 5]), (6, [6, 7, 8]), (10, [10, 11])):
             times_us = [TIME_US + us if us else 0 for us in after_us]
             assert await connection.fetchval(query("apply_relayed"), DELIVERY_ID, 0, NOW, first, times_us) is None
-            delivered: list[list[int]] = [[first], [5], [TIME_US + 100], *([] for _ in range(7))]
-            assert await connection.fetchval(query("apply_slot"), DELIVERY_ID, 0, NOW, *delivered) is None
+            delivered = ObservationColumns.without_detail(DELIVERY_ID, [first], 5, [TIME_US + 100])
+            values = (DELIVERY_ID, 0, NOW, *delivered.statement_values())
+            assert await connection.fetchval(query("apply_slot"), *values) is None
     pool = await asyncpg.create_pool(database, min_size=1, max_size=2)
     yield TransitionLog(pool, rows_max=4)
     await pool.close()
