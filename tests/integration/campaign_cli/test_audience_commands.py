@@ -1,4 +1,4 @@
-"""`campaign suppression`, `exclusions`, `retry-failed`, `erase-profile`, the options of `send`; on a running service."""
+"""`campaign suppression`, `exclusions`, `retry-failed`, `erase-profile`, the options of `send`: each on a service."""
 
 import asyncio
 import json
