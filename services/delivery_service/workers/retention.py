@@ -13,10 +13,13 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
+import asyncpg
+
 from delivery_service.domain.identifiers import creation_time, first_id_at
 from delivery_service.domain.retention import Period, RangeKind, next_range
 from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings
+from delivery_service.store.database import UNAVAILABLE_ERRORS
 from delivery_service.store.retention import HeldRetention, Retention
 from service_runtime.clock import Clock
 
@@ -52,9 +55,21 @@ class RetentionWorker:
             return False
         async with self._retention.held() as held:
             if held is not None:
-                await self._look(held, now)
+                await self._try(held, now)
         self._looked = now
         return False
+
+    async def _try(self, held: HeldRetention, now: datetime) -> None:
+        """A look that fails ends no process: what is due stays so until the next one."""
+        try:
+            await self._look(held, now)
+        except asyncpg.LockNotAvailableError:
+            # Not at once again: others waited behind us. Someone is in a long transaction, as a dump is.
+            log.warning("a table is in use for long; retention goes on later", extra={"action": "retention"})
+        except UNAVAILABLE_ERRORS:
+            raise
+        except asyncpg.PostgresError as error:
+            log.exception("retention failed", extra={"action": "retention", "error": type(error).__name__})
 
     async def _look(self, held: HeldRetention, now: datetime) -> None:
         await self.add_ranges(held, now)

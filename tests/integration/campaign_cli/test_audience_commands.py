@@ -1,4 +1,4 @@
-"""`campaign suppression`, `exclusions`, `retry-failed` and the options of `send` against a running service."""
+"""`campaign suppression`, `exclusions`, `retry-failed`, `erase-profile`, the options of `send`: each on a service."""
 
 import asyncio
 import json
@@ -28,10 +28,17 @@ class Command:
     before: int = 0
     """Deliveries that are there before it sends one."""
 
-    async def __call__(self, *arguments: str, given: str = "", status: int = 0, sends: bool = False) -> tuple[str, str]:
+    async def __call__(
+        self,
+        *arguments: str,
+        given: str = "",
+        status: int = 0,
+        sends: bool = False,
+        roles: tuple[str, ...] = ("start-deliveries", "administration"),
+    ) -> tuple[str, str]:
         """What it says on stdout and stderr. One that `sends` watches for a week: it is left once all has been sent."""
         token_file = self.folder / "sender.token"
-        token_file.write_text(self.stack.keys.sign("sender", ["start-deliveries", "administration"]))
+        token_file.write_text(self.stack.keys.sign("sender", roles))
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "campaign_cli", *arguments),
             *("--target", self.stack.target, "--token-file", str(token_file)),
@@ -215,3 +222,24 @@ async def test_the_denylist_takes_addresses_and_profiles(command: Command) -> No
     assert "1 entry removed." in (await command("denylist", "remove", "--profiles", "p1"))[0]
     kept, _ = await command("denylist", "list", "--json")
     assert [json.loads(line).get("profileId", "") for line in kept.splitlines()] == ["", "p2"]
+
+
+async def test_a_profile_is_erased_once_one_agrees(command: Command) -> None:
+    stack = command.stack
+    delivery_id = await stack.sent(3)
+    whole = ("erase-profile", "p2")
+
+    would, _ = await command(*whole, "--dry-run", "--json", roles=("administration",))
+    await command(*whole, given="n\n", status=1, roles=("administration",))
+    assert (await stack.send_log(delivery_id, 2)).send_log.profile_id == "p2"
+    said, _ = await command(*whole, given="y\n", roles=("administration",))
+    again, _ = await command(*whole, "--yes", "--json", roles=("administration",))
+    _, refused = await command(*whole, "--yes", status=1)
+
+    assert json.loads(would)["recipient_count"] == "1"
+    erased = (await stack.send_log(delivery_id, 2)).send_log
+    assert erased.profile_id.startswith("erased-")
+    assert erased.profile_id in said
+    assert ["erase", "again", "once", "settled", delivery_id] in [line.split() for line in said.splitlines()]
+    assert "erasure_id" not in {key for key, value in json.loads(again).items() if value}
+    assert "administration" in refused

@@ -18,6 +18,7 @@ from campaign.delivery.v1 import (
 )
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from campaign.delivery.v1 import erasure_pb2 as erasure
+from campaign.delivery.v1 import requalification_service_pb2 as requalification_pb2
 from campaign.delivery.v1.audience_pb2 import AudienceOptions, ControlGroup, ProfileList
 from delivery_service.store.erasures import BLANKED
 from tests.support.delivery_stack import DeliveryStack, Fact, Observed, delivery_stack, people
@@ -238,6 +239,19 @@ async def test_what_is_reported_afterwards_is_erased_by_the_id_of_the_erasure(st
     assert (await stack.send_log(delivery_id, 2)).send_log.smtp_code == 550
     nobody = await erase(stack)
     assert (nobody.recipient_count, nobody.erasure_id) == (0, "")
+
+
+async def test_a_requalification_leaves_the_reports_of_an_erased_profile_alone(stack: DeliveryStack) -> None:
+    delivery_id = await sent_to_zoe(stack)
+    await stack.apply(Observed(f"{delivery_id}-3", BOUNCED, 1_900_000_000_000_000, 1, 6, 452, "", "odd words"))
+    request = requalification_pb2.ListReportsRequest(delivery_id=delivery_id, rules_version=2)
+    request.since_time.FromSeconds(1_890_000_000)
+    request.until_time.FromSeconds(1_910_000_000)
+    assert {report.recipient for report in (await stack.requalification.ListReports(request)).reports} == {2, 3}
+
+    await erase(stack)
+
+    assert {report.recipient for report in (await stack.requalification.ListReports(request)).reports} == {3}
 
 
 async def test_a_report_that_comes_again_after_the_erasure_moves_no_count(stack: DeliveryStack) -> None:

@@ -623,6 +623,20 @@ async def test_totals_add_messages_and_count_people_once(timed: DeliveryStack, c
     assert (totals.without_efs.delivered.count, totals.without_efs.bounces_and_errors.count) == (5, 1)
     assert (totals.unique_opened, totals.unique_clicked) == (2, 1), "person 1 and the nameless one, each once"
     assert (totals.opens, totals.clicks) == (4, 1)
+    assert totals.children_without_log == 0
+
+    for child in (first, second):
+        await timed.stub.ComputeStatistics(pb.ComputeStatisticsRequest(delivery_id=child))
+    async with connected(timed.dsn) as connection:
+        dropped = "update delivery set log_dropped_time = now() where delivery_id = $1"
+        await connection.execute(dropped, int(first))
+    after = (await timed.stub.GetRecurrenceTotals(request)).totals
+
+    assert after.children_without_log == 1
+    assert (after.unique_opened, after.unique_clicked) == (2, 1), "the people of the second alone"
+    after.children_without_log = 0
+    after.as_of_time.CopyFrom(totals.as_of_time)
+    assert after == totals
 
 
 async def test_totals_of_a_recurring_delivery_without_children_are_nothing(timed: DeliveryStack) -> None:

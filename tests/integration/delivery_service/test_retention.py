@@ -448,6 +448,25 @@ async def test_a_table_in_use_is_not_waited_for_longer_than_said(database: str) 
         assert await held.add(RangeKind.LOG, NewRange(opened.begin_id + (1 << 50), "from_20990101"))
 
 
+@pytest.mark.expects_errors
+async def test_what_keeps_a_partition_from_being_dropped_ends_no_process(
+    database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with years(database, tmp_path) as time:
+        delivery_id = await time.settled()
+        (partition, *_) = [p for p in await partitions_of(database, int(delivery_id), RangeKind.LOG) if "send_log" in p]
+        async with connected(database) as connection:
+            await connection.execute(f"create view somebodys as select * from {partition}")
+        time.pass_by(300 * DAY)
+
+        await time.until(lambda: _is("retention failed" in caplog.messages))
+        assert (await time.stack.delivery(delivery_id)).HasField("log_dropped_time")
+        assert await partitions_of(database, int(delivery_id), RangeKind.LOG)
+        async with connected(database) as connection:
+            await connection.execute("drop view somebodys")
+        await time.dropped(delivery_id)
+
+
 async def test_ranges_are_dropped_without_concurrency_where_there_is_none(database: str, tmp_path: Path) -> None:
     async with years(database, tmp_path, retention_detach_concurrently=False) as time:
         delivery_id = await time.settled()
