@@ -214,4 +214,4 @@ async def test_the_denylist_takes_addresses_and_profiles(command: Command) -> No
     assert "On the denylist: by hand" in (await command("quarantine", "show", "a@example.com"))[0]
     assert "1 entry removed." in (await command("denylist", "remove", "--profiles", "p1"))[0]
     kept, _ = await command("denylist", "list", "--json")
-    assert [json.loads(line).get("profileId", "") for line in kept.splitlines()] == ["", "p2"]
+    assert [json.loads(line).get("profile_id", "") for line in kept.splitlines()] == ["", "p2"]
