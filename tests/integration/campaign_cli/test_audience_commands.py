@@ -221,7 +221,7 @@ async def test_the_denylist_takes_addresses_and_profiles(command: Command) -> No
     assert "On the denylist: by hand" in (await command("quarantine", "show", "a@example.com"))[0]
     assert "1 entry removed." in (await command("denylist", "remove", "--profiles", "p1"))[0]
     kept, _ = await command("denylist", "list", "--json")
-    assert [json.loads(line).get("profileId", "") for line in kept.splitlines()] == ["", "p2"]
+    assert [json.loads(line).get("profile_id", "") for line in kept.splitlines()] == ["", "p2"]
 
 
 async def test_a_profile_is_erased_once_one_agrees(command: Command) -> None:
@@ -234,7 +234,7 @@ async def test_a_profile_is_erased_once_one_agrees(command: Command) -> None:
     assert (await stack.send_log(delivery_id, 2)).send_log.profile_id == "p2"
     said, _ = await command(*whole, given="y\n", roles=("administration",))
     again, _ = await command(*whole, "--yes", "--json", roles=("administration",))
-    _, refused = await command(*whole, "--yes", status=1)
+    _, refused = await command(*whole, "--yes", status=1, roles=("start-deliveries",))
 
     assert json.loads(would)["recipient_count"] == "1"
     erased = (await stack.send_log(delivery_id, 2)).send_log

@@ -723,7 +723,7 @@ async def test_a_database_from_before_the_quarantine_has_its_log_read_from_the_b
     async with connected(database) as connection:
         await connection.execute("drop schema public cascade; create schema public")
         await connection.execute("create table schema_version (version integer primary key, apply_time timestamptz)")
-        for version in range(1, 27):
+        for version in (each for each in files if each < 27):
             await connection.execute(files[version])
             await connection.execute("insert into schema_version values ($1, now())", version)
         await seed_delivery(database, 1, [1, 2, 3, 4], slots=1)

@@ -107,14 +107,15 @@ create table domain_result (
     primary key (bucket_time, domain)
 );
 
--- Times in which hard bounces of a domain are doubted. No end: it lasts.
+-- Times in which hard bounces of a domain are doubted. No end: it lasts. (One unique index alone: with another one, two
+-- processes that begin to guard a domain at once could fail instead of agreeing.)
 create table outage_guard (
     domain text collate "C" not null,
     begin_time timestamptz not null,
     last_trip_time timestamptz not null,
-    end_time timestamptz,
-    primary key (domain, begin_time)
+    end_time timestamptz
 );
+create index outage_guard_domain on outage_guard (domain, begin_time);
 create unique index outage_guard_open on outage_guard (domain) where end_time is null;
 
 -- Keeps facts about the messages of one delivery; of two verdicts on one report the newer rules' (of the same rules the
