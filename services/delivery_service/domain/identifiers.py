@@ -33,6 +33,12 @@ def message_id(delivery_id: int, recipient: int) -> str:
     return f"{delivery_id}-{recipient}" if recipient > 0 else f"{delivery_id}-{_PROOF}{-recipient}"
 
 
+def message_ids(delivery_id: int, recipients: Iterable[int]) -> list[str]:
+    """The same for several: their first half is written once."""
+    head = f"{delivery_id}-"
+    return [f"{head}{recipient}" if recipient > 0 else message_id(delivery_id, recipient) for recipient in recipients]
+
+
 def parse_message_id(text: str) -> tuple[int, int] | None:
     """(delivery_id, recipient) of a message id of ours; None if it is not one."""
     ((delivery_id, recipient),) = parse_message_ids((text,))

@@ -19,7 +19,7 @@ import grpc.aio
 
 from campaign.mta.v1 import relay_service_pb2 as pb
 from delivery_service.domain.delivery import Delivery
-from delivery_service.domain.identifiers import message_id
+from delivery_service.domain.identifiers import message_ids
 from delivery_service.domain.lifecycle import DeliveryState
 from delivery_service.domain.outcome import FailureType, Outcome, Reason
 from delivery_service.settings import Settings
@@ -118,7 +118,7 @@ class ClosingWorker:
 
     async def _withdrawn(self, delivery_id: int, recipients: Sequence[int]) -> pb.WithdrawResponse | None:
         """What became of messages that must not leave any more, decided for each of them; None: unknown for now."""
-        ids = [message_id(delivery_id, recipient) for recipient in recipients]
+        ids = message_ids(delivery_id, recipients)
         try:
             answer = await self._withdraw(pb.WithdrawRequest(delivery_id=str(delivery_id), message_ids=ids))
             require_sound(answer, len(recipients))
