@@ -1,4 +1,4 @@
--- The apply path; the functions are in schema/0002_apply.sql and schema/0026_apply_relayed.sql.
+-- The apply path; the functions are in schema/0002_apply.sql and schema/0033_hand_over_log.sql.
 
 -- name: apply_slots
 select layer, recipient from apply_slots($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
@@ -8,6 +8,10 @@ select apply_slot($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
 
 -- name: apply_relayed
 select apply_relayed($1, $2, $3, $4, $5);
+
+-- name: apply_relayed_at_once
+-- The same for $6 recipients in a row, all accepted at $5: nothing has to be encoded for each.
+select apply_relayed($1, $2, $3, $4, array_fill($5::bigint, array[$6::integer]));
 
 -- name: keep_late
 select delivery_id, recipient from keep_late($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
