@@ -1,7 +1,7 @@
 """Ids: of deliveries, of messages, and where a recipient's row lives."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -44,6 +44,12 @@ def message_id(delivery_id: int, recipient: int) -> str:
     """The id that an MTA echoes: the same for the same message, whoever sends it again. Digits and a dash survive
     every mail header and case-folding. A proof's, numbered below 1, has a letter."""
     return f"{delivery_id}-{recipient}" if recipient > 0 else f"{delivery_id}-{_PROOF}{-recipient}"
+
+
+def message_ids(delivery_id: int, recipients: Iterable[int]) -> list[str]:
+    """The same for several: their first half is written once."""
+    head = f"{delivery_id}-"
+    return [f"{head}{recipient}" if recipient > 0 else message_id(delivery_id, recipient) for recipient in recipients]
 
 
 def parse_message_id(text: str) -> tuple[int, int] | None:

@@ -67,6 +67,11 @@ class Refused:
     unknown: list[int]
     malformed: list[int]
 
+    @property
+    def count(self) -> int:
+        """How many."""
+        return len(self.unknown) + len(self.malformed)
+
 
 @dataclass(slots=True, eq=False)
 class _Piece:
@@ -255,11 +260,15 @@ class _Writer:
     async def _write_hand_over(self, piece: _HandOverPiece) -> None:
         """Writes one hand-over and tells its owner. Never raises but when cancelled."""
         hand_over, now = piece.hand_over, self._clock.now()
-        values = (hand_over.delivery_id, piece.slot, now, hand_over.first, hand_over.times_by_recipient())
+        values: tuple[Any, ...] = (hand_over.delivery_id, piece.slot, now, hand_over.first)
+        if hand_over.is_of_one_moment:
+            statement = query("apply_relayed_at_once")
+            values += (hand_over.event_times_us[0], len(hand_over.recipients))
+        else:
+            statement = query("apply_relayed")
+            values += (hand_over.times_by_recipient(),)
         try:
-            lost = (
-                await self._until_written(lambda connection: connection.fetchval(query("apply_relayed"), *values)) or []
-            )
+            lost = await self._until_written(lambda connection: connection.fetchval(statement, *values)) or []
         except _REFUSED_FOR_DATA as error:
             log.warning("postgres refused a hand-over", extra={"action": "hand_over", "sqlstate": error.sqlstate})
             lost = hand_over.recipients

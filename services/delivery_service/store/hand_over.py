@@ -25,11 +25,23 @@ class HandOver:
         """Whether they can be found in one range of a part. Proofs, numbered below 1, are in none."""
         return self.first >= 1 and part_of(self.first) == part_of(max(self.recipients))
 
+    @property
+    def is_of_one_moment(self) -> bool:
+        """Whether its recipients follow one another, all accepted at the same time: most of an MTA side that answers
+        for a batch as a whole."""
+        times_us = self.event_times_us
+        return times_us.count(times_us[0]) == len(times_us) and self._is_without_gaps
+
+    @property
+    def _is_without_gaps(self) -> bool:
+        first = self.recipients[0]
+        return self.recipients == [*range(first, first + len(self.recipients))]
+
     def times_by_recipient(self) -> list[int]:
         """The time of each recipient from the first one to the last; 0 for those in between that are not among them."""
-        first, last = self.first, max(self.recipients)
-        if self.recipients == [*range(first, last + 1)]:  # nearly always
+        if self._is_without_gaps:  # nearly always
             return self.event_times_us
+        first, last = self.first, max(self.recipients)
         times = [0] * (last - first + 1)
         for recipient, time_us in zip(self.recipients, self.event_times_us, strict=True):
             times[recipient - first] = time_us

@@ -104,9 +104,10 @@ class RelayParts:
         rows = await self._pool.fetch(query("prepared_of_part"), claim.delivery_id, claim.first, claim.end)
         return [row["recipient"] for row in rows]
 
-    async def release(self, claim: Claim, available_after: timedelta, held: int = 0) -> bool:
+    async def release(self, claim: Claim, available_after: timedelta, held: int = 0, decided: int = 0) -> bool:
         """Ends a claim; True if the part is done: no message in it is left PREPARED. Free at once, with messages to
-        paused domains left (`held`), means once the paused domains are others than when it was claimed."""
+        paused domains left (`held`), means once the paused domains are others than when it was claimed. `decided`:
+        how many of its messages are known to have become something else under this claim."""
         return bool(
             await self._pool.fetchval(
                 query("release_part"),
@@ -118,5 +119,6 @@ class RelayParts:
                 claim.end,
                 held,
                 claim.domain_pause_version,
+                decided,
             )
         )

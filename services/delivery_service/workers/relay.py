@@ -19,6 +19,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 from typing import Final
@@ -27,7 +28,6 @@ from campaign.delivery.v1 import delivery_pb2
 from campaign.mta.v1 import relay_service_pb2 as pb
 from delivery_service.convert import content_to_pb
 from delivery_service.domain.delivery import VALIDITY_MAX, Delivery
-from delivery_service.domain.identifiers import message_id
 from delivery_service.domain.lifecycle import DeliveryState
 from delivery_service.metrics import Metrics
 from delivery_service.settings import Settings
@@ -37,6 +37,7 @@ from delivery_service.store.deliveries import Deliveries
 from delivery_service.store.relay_parts import Claim, PartMessages, RelayParts
 from delivery_service.workers.barred import BarredMessages
 from delivery_service.workers.relay_answers import UnsoundAnswer, hand_over, refusals, require_sound
+from delivery_service.workers.relay_request import relay_request
 from delivery_service.workers.relay_stream import Halted, RelayBroken, RelayCall, RelayStream
 from service_runtime.clock import Clock, to_microseconds
 
@@ -157,7 +158,7 @@ class RelayWorker:
 
     async def _relay_part(self, delivery: Delivery, claim: Claim) -> None:
         """Relays one claimed part, and releases it: done, or free again after a back-off."""
-        available_after, held = timedelta(), 0
+        available_after, held, decided = timedelta(), 0, 0
         try:
             part = await self._parts.read(claim, delivery.channel)
             if part.barred and not await self._barred.settle(claim, part.barred):
@@ -170,7 +171,9 @@ class RelayWorker:
             errors = [error for error in ended if isinstance(error, BaseException)]
             for error in sorted(errors, key=lambda error: isinstance(error, Halted)):  # a real one counts first
                 raise error
-            available_after = max([available_after, *(wait for wait in ended if isinstance(wait, timedelta))])
+            relayed = [batch for batch in ended if isinstance(batch, _Relayed)]
+            available_after = max([available_after, *(batch.wait for batch in relayed)])
+            decided = sum(batch.decided for batch in relayed)
             if claim.held_back:
                 available_after = max(available_after, _PACED_WAIT)
             held = part.held
@@ -189,7 +192,7 @@ class RelayWorker:
             log.warning("a part was given up", extra={"action": "relay", "error": type(error).__name__})
             return
         try:
-            await self._parts.release(claim, available_after, held)
+            await self._parts.release(claim, available_after, held, decided)
         except (*UNAVAILABLE_ERRORS, *RETRYABLE_ERRORS, TimeoutError) as error:
             log.warning("a part was not released", extra={"action": "relay", "error": type(error).__name__})
 
@@ -198,42 +201,47 @@ class RelayWorker:
         version = self._domain_pause_versions.get(claim.delivery_id, 0)
         return claim.delivery_id not in self._halted and version <= claim.domain_pause_version
 
-    async def _relay_batch(self, delivery: Delivery, claim: Claim, messages: PartMessages) -> timedelta:
-        """Relays some messages and commits the answers. Gives how long those put off want to wait (0: none were)."""
-        answer = await self.hand_over(delivery, messages, lambda: self._may_leave(claim))
+    async def _relay_batch(self, delivery: Delivery, claim: Claim, messages: PartMessages) -> "_Relayed":
+        """Relays some messages and commits the answers."""
+        answer, decided = await self.hand_over(delivery, messages, lambda: self._may_leave(claim))
         verdicts = Counter(answer.verdicts)
         self._count(verdicts)
         if verdicts.keys() <= _DECIDED:
-            return timedelta()
+            return _Relayed(timedelta(), decided)
         asked = max((refusal.retry_delay_ms for refusal in answer.refusals), default=0)
         seconds = max(asked / 1_000, self._settings.relay_retry_seconds)
-        return timedelta(seconds=min(seconds, self._settings.relay_retry_max_seconds))
+        return _Relayed(timedelta(seconds=min(seconds, self._settings.relay_retry_max_seconds)), decided)
 
     async def send_proof(self, delivery: Delivery, messages: PartMessages) -> pb.RelayResponse:
         """Relays a proof now. ConnectionError if the MTA side does not answer as it should."""
         try:
-            return await self.hand_over(delivery, messages, lambda: True)
+            answer, _ = await self.hand_over(delivery, messages, lambda: True)
         except (RelayBroken, UnsoundAnswer) as error:
             raise ConnectionError(str(error)) from error
+        return answer
 
     async def hand_over(
         self, delivery: Delivery, messages: PartMessages, may_leave: Callable[[], bool]
-    ) -> pb.RelayResponse:
-        """Relays messages that fit into one batch, commits the answers and gives them. RelayBroken, UnsoundAnswer,
-        or Halted if they may not leave any more when their turn comes."""
-        request = _request(delivery.delivery_id, messages, self._deadline_us(delivery))
+    ) -> tuple[pb.RelayResponse, int]:
+        """Relays messages that fit into one batch and commits the answers. Gives them, and how many messages are not
+        PREPARED any more. RelayBroken, UnsoundAnswer, or Halted if they may not leave any more when their turn comes.
+        """
+        request = relay_request(delivery.delivery_id, messages, self._deadline_us(delivery))
         plan_digest = delivery.plan.plan_digest if delivery.plan else ""
         answer = await self._open_stream().relay(
             delivery.delivery_id, plan_digest, lambda: _template(delivery), request, may_leave
         )
         require_sound(answer, len(messages.recipients))
+        decided = 0
         accepted = hand_over(delivery.delivery_id, messages.recipients, answer)
         if accepted.recipients:
-            await self._writer.apply_hand_over(accepted)
+            not_applied = await self._writer.apply_hand_over(accepted)
+            decided += len(accepted.recipients) - not_applied.count
         refused = refusals(delivery.delivery_id, messages.recipients, answer)
         if len(refused):
-            await self._writer.apply(refused)
-        return answer
+            not_applied = await self._writer.apply(refused)
+            decided += len(refused) - not_applied.count
+        return answer, decided
 
     def _open_stream(self) -> RelayStream:
         if self._stream is None or self._stream.broken:
@@ -258,6 +266,16 @@ class RelayWorker:
             self._metrics.relayed.labels(pb.RelayVerdict.Name(known)).inc(number)
 
 
+@dataclass(frozen=True, slots=True)
+class _Relayed:
+    """What became of a batch."""
+
+    wait: timedelta
+    """How long those put off want to wait; 0: none were."""
+    decided: int
+    """How many of its messages are not PREPARED any more."""
+
+
 def _batches(part: PartMessages, size_max: int, bytes_max: int) -> list[PartMessages]:
     """Splits a part into batches that fit into one message, whatever its recipients' attributes."""
     characters = sum(map(len, part.addresses)) + sum(map(len, part.attributes))
@@ -278,21 +296,6 @@ def _batches(part: PartMessages, size_max: int, bytes_max: int) -> list[PartMess
         PartMessages(part.recipients[begin:end], part.addresses[begin:end], part.attributes[begin:end])
         for begin, end in pairwise((0, *ends))
     ]
-
-
-def _request(delivery_id: int, messages: PartMessages, deadline_us: int) -> pb.RelayRequest:
-    request = pb.RelayRequest(batch=pb.RelayBatch(delivery_id=str(delivery_id)))
-    add = request.batch.messages.add
-    for recipient, address, attributes in zip(
-        messages.recipients, messages.addresses, messages.attributes, strict=True
-    ):
-        add(
-            message_id=message_id(delivery_id, recipient),
-            address=address,
-            deadline_us=deadline_us,
-            attributes_json=attributes,
-        )
-    return request
 
 
 def _template(delivery: Delivery) -> pb.RelayTemplate:

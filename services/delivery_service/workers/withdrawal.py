@@ -7,7 +7,7 @@ from typing import Final
 import grpc.aio
 
 from campaign.mta.v1 import relay_service_pb2 as pb
-from delivery_service.domain.identifiers import message_id
+from delivery_service.domain.identifiers import message_ids
 from delivery_service.workers.relay_answers import UnsoundAnswer, require_sound
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ Withdraw = Callable[[pb.WithdrawRequest], Awaitable[pb.WithdrawResponse]]
 
 async def withdrawn(withdraw: Withdraw, delivery_id: int, recipients: Sequence[int]) -> pb.WithdrawResponse | None:
     """What became of messages that must not leave any more, decided for each of them; None: unknown for now."""
-    ids = [message_id(delivery_id, recipient) for recipient in recipients]
+    ids = message_ids(delivery_id, recipients)
     try:
         answer = await withdraw(pb.WithdrawRequest(delivery_id=str(delivery_id), message_ids=ids))
         require_sound(answer, len(recipients))

@@ -86,7 +86,7 @@ HOT: Final[dict[str, Hot]] = {
         (LARGE, FIRST, END, 1, ["domain1.example"]), {"send_log": PART, "recipient": PART}
     ),
     "release_part": Hot(
-        (LARGE, PARTS_DONE, 1, timedelta(), PARTS_DONE * PART, PARTS_DONE * PART + PART, 0, 1),
+        (LARGE, PARTS_DONE, 1, timedelta(), PARTS_DONE * PART, PARTS_DONE * PART + PART, 0, 1, 0),
         {"relay_part": 1, "send_log": PART},
     ),
     "finish_delivery": by_key(LARGE, NOW, relay_part=1, hand_over_log=1, transition=1),
@@ -103,6 +103,10 @@ HOT: Final[dict[str, Hot]] = {
     ),
     "apply_relayed": Hot(
         (LARGE, FIRST // PART % SLOTS, NOW, FIRST, [int((NOW + HOUR).timestamp() * 1e6)] * PART),
+        {"delivery_counter": 2, "send_log": PART},
+    ),
+    "apply_relayed_at_once": Hot(
+        (LARGE, FIRST // PART % SLOTS, NOW, FIRST, int((NOW + HOUR).timestamp() * 1e6), PART),
         {"delivery_counter": 2, "send_log": PART},
     ),
     "keep_late": Hot(
@@ -401,7 +405,7 @@ NOT_HOT: Final = {
 }
 """Why a query needs no bound here."""
 
-BY_WRITERS: Final = ("apply_slot", "apply_slots", "apply_relayed", "keep_late")
+BY_WRITERS: Final = ("apply_slot", "apply_slots", "apply_relayed", "apply_relayed_at_once", "keep_late")
 """Their connections use generic plans alone."""
 MODES: Final = ("force_generic_plan", "force_custom_plan")
 CASES: Final = [(name, mode) for name in HOT for mode in MODES if not (name in BY_WRITERS and mode != MODES[0])]

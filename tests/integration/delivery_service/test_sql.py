@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +221,18 @@ async def test_applying_reads_rows_by_the_primary_key_and_updates_them_in_place(
     assert updated > 4_000
     assert (after["n_tup_hot_upd"] - before["n_tup_hot_upd"]) / updated > 0.9
     assert after["seq_scan"] == before["seq_scan"]
+
+
+@pytest.mark.parametrize(("decided", "looks"), [(1_023, True), (1_024, False)])
+async def test_a_part_that_left_as_a_whole_is_released_without_a_look_at_its_rows(
+    large: str, decided: int, looks: bool
+) -> None:
+    first = 100 * 1_024
+    nodes = await _plan(
+        large, query("release_part"), DELIVERY_ID, 100, 0, timedelta(), first, first + 1_024, 0, 1, decided
+    )
+
+    assert (_rows_read(nodes, "send_log") > 0) == looks
 
 
 async def test_a_hand_over_reads_its_range_by_the_primary_key_and_updates_it_in_place(large: str) -> None:

@@ -14,6 +14,10 @@ select apply_slot($1, $2, $3,
 -- name: apply_relayed
 select apply_relayed($1, $2, $3, $4, $5);
 
+-- name: apply_relayed_at_once
+-- The same for $6 recipients in a row, all accepted at $5: nothing has to be encoded for each.
+select apply_relayed($1, $2, $3, $4, array_fill($5::bigint, array[$6::integer]));
+
 -- name: keep_late
 select delivery_id, recipient from keep_late($1, $2, $3, $4,
     $5::text::integer[], $6::text::smallint[], $7::text::bigint[], $8::text::smallint[], $9::text::smallint[],

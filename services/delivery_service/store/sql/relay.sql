@@ -122,9 +122,9 @@ from judged;
 -- name: release_part
 -- Ends a claim: the part is done if no message in it is left PREPARED, else it is free again after a while; at once, if
 -- it has $7 messages to paused domains, means once these are not those of version $8 any more. Only by the claim's own
--- worker.
+-- worker. If as many messages left or bounced under it as the part ever had ($9), that none is left needs no look.
 update relay_part p
-set done = not exists (
+set done = p.prepared_count = $9::integer or not exists (
         select from send_log s
         where s.delivery_id = $1 and s.recipient >= $5 and s.recipient < $6 and s.outcome = 0),
     lease_holder = '', available_time = clock_timestamp() + $4::interval,
