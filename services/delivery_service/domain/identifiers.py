@@ -76,7 +76,8 @@ def slot_of(recipient: int, slot_count: int) -> int:
 
 
 def slot_bits(slot_count: int) -> int:
-    """Bits of a recipient's number that tell its slot. Of a count that is no power of two, all of its part."""
+    """Bits of a recipient's number, as 32 of them, that tell its slot, and with their sign that it is below 1: a proof.
+    Of a count that is no power of two, all of its part."""
     if slot_count & (slot_count - 1) == 0:
-        return (slot_count - 1) * RECIPIENTS_PER_PART
-    return RECIPIENT_MAX & -RECIPIENTS_PER_PART
+        return (slot_count - 1) * RECIPIENTS_PER_PART - RECIPIENT_MAX - 1
+    return -RECIPIENTS_PER_PART

@@ -72,6 +72,7 @@ def test_recipients_of_one_part_share_one_slot(recipient: int, slots: int) -> No
 @given(st.integers(1, 2**31 - 1), st.integers(1, 64))
 def test_the_bits_of_a_slot_tell_it_as_the_whole_number_does(recipient: int, slots: int) -> None:
     assert slot_of(recipient & slot_bits(slots), slots) == slot_of(recipient, slots)
+    assert -recipient & slot_bits(slots) < 0
     assert slot_bits(slots) % RECIPIENTS_PER_PART == 0
 
 
