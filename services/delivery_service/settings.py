@@ -77,6 +77,8 @@ class Settings(BaseSettings):
     slots_per_delivery: int = Field(4, ge=1, le=1_024)
     """Counter slots of a delivery prepared from now on: as many writers can work on it at once."""
     preparation_recipients_per_step: int = Field(50 * 1_024, ge=1_024)
+    preparation_writers: int = Field(2, ge=1, le=64)
+    """Connections that write the send logs of a large delivery side by side; about one per CPU of the database."""
     preparation_lease_seconds: float = Field(30.0, gt=0)
     worker_poll_seconds: float = Field(0.2, gt=0)
     """How often workers look for deliveries to prepare, start or relay, beyond being woken."""

@@ -9,6 +9,7 @@ import asyncpg
 
 from campaign.delivery.v1 import delivery_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
+from tests.bench.cost import measuring
 from tests.bench.registry import Run, Sample, figure, measures
 from tests.bench.stand import settle
 from tests.bench.workload import workload
@@ -41,18 +42,23 @@ async def audience(run: Run) -> Sequence[Sample]:
                 delivery_id=delivery_id,
                 recipients=run.recipients,
             ) as upload:
-                uploaded = await upload.go()
+                processes = {**services.processes, "postgres": run.stand.postgres_process, "load": upload.process_id}
+                with measuring(processes) as cost:
+                    uploaded = await upload.go()
+            run.note(cost.per_unit(run.recipients, "recipient added"))
             assert uploaded["added"] == run.recipients
             add_rate = run.recipients / uploaded["seconds"]
 
             began = time.perf_counter()
-            await services.stub.PrepareDelivery(pb.PrepareDeliveryRequest(delivery_id=delivery_id))
-            async with asyncio.timeout(_PREPARE_SECONDS_MAX):
-                request = pb.GetDeliveryRequest(delivery_id=delivery_id)
-                while (delivery := (await services.stub.GetDelivery(request)).delivery).state != _READY:
-                    assert delivery.state == delivery_pb2.DELIVERY_STATE_PREPARING, "the preparation failed"
-                    await asyncio.sleep(_POLL_SECONDS)
-            prepare_rate = run.recipients / (time.perf_counter() - began)
+            with measuring({**services.processes, "postgres": run.stand.postgres_process}) as cost:
+                await services.stub.PrepareDelivery(pb.PrepareDeliveryRequest(delivery_id=delivery_id))
+                async with asyncio.timeout(_PREPARE_SECONDS_MAX):
+                    request = pb.GetDeliveryRequest(delivery_id=delivery_id)
+                    while (delivery := (await services.stub.GetDelivery(request)).delivery).state != _READY:
+                        assert delivery.state == delivery_pb2.DELIVERY_STATE_PREPARING, "the preparation failed"
+                        await asyncio.sleep(_POLL_SECONDS)
+                prepare_rate = run.recipients / (time.perf_counter() - began)
+            run.note(cost.per_unit(run.recipients, "recipient prepared"))
             excluded = {exclusion.cause: exclusion.volume for exclusion in delivery.plan.exclusions}
             assert sum(map(bool, excluded.values())) >= 3, "the audience has no one to exclude"
         await assert_laws(dsn)

@@ -98,3 +98,11 @@ def part_of(recipient: int) -> int:
 def slot_of(recipient: int, slot_count: int) -> int:
     """The slot whose counters and revision a recipient's row belongs to, for ever."""
     return recipient // RECIPIENTS_PER_PART % slot_count
+
+
+def slot_bits(slot_count: int) -> int:
+    """Bits of a recipient's number, as 32 of them, that tell its slot, and with their sign that it is below 1: a proof.
+    Of a count that is no power of two, all of its part."""
+    if slot_count & (slot_count - 1) == 0:
+        return (slot_count - 1) * RECIPIENTS_PER_PART - RECIPIENT_MAX - 1
+    return -RECIPIENTS_PER_PART

@@ -8,6 +8,7 @@ from datetime import datetime
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from delivery_service.domain.identifiers import slot_bits
 from delivery_service.domain.kpis import Counts, DeliveryKpis, Engagement, EngagementRates
 from delivery_service.domain.lifecycle import Channel, DeliveryState
 from delivery_service.domain.outcome import FAILING, Outcome
@@ -52,7 +53,7 @@ class KpiStore:
                 return None
             slot_count = await connection.fetchval(query("slot_count"), delivery_id)
             # Not fetchrow: a statement whose rows are limited is never parallel.
-            (row,) = await connection.fetch(query("recount"), delivery_id, slot_count)
+            (row,) = await connection.fetch(query("recount"), delivery_id, slot_count, slot_bits(slot_count))
             # Looked at behind the count: if rows were being dropped, that was said before.
             kept = await connection.fetchrow(query("log_dropped_time"), delivery_id)
             if kept is None:

@@ -48,10 +48,19 @@ class Preparation:
         """Records all exclusions. False: lost the lease, or a suppression list has gone."""
         return bool(await self._connection.fetchval(query("prepare_exclusions"), delivery_id, token))
 
-    async def prepare_range(self, delivery_id: int, token: UUID, after: int, through: int, now: datetime) -> bool:
-        """Writes the send logs of recipients after + 1 .. through. False: lost the lease, or done already."""
-        assert (through + 1) % RECIPIENTS_PER_PART == 0, "a part is written by one step"
-        return bool(await self._connection.fetchval(query("prepare_range"), delivery_id, token, after, through, now))
+    async def write_range(
+        self, delivery_id: int, token: UUID, done: int, after: int, through: int, now: datetime
+    ) -> bool:
+        """Writes the send logs of recipients after + 1 .. through: a range of the step that goes on behind `done`, and
+        whose other ranges may be written at the same time. False: lost the lease, or the step is done already."""
+        assert (through + 1) % RECIPIENTS_PER_PART == 0, "a part is written by one range"
+        return bool(
+            await self._connection.fetchval(query("write_range"), delivery_id, token, done, after, through, now)
+        )
+
+    async def end_step(self, delivery_id: int, token: UUID, done: int, through: int) -> bool:
+        """All recipients from done + 1 to `through` are written. False: lost the lease, or done already."""
+        return await self._connection.fetchval(query("end_step"), delivery_id, token, done, through) is not None
 
     async def clear_range(self, delivery_id: int, token: UUID, after: int, through: int) -> bool:
         """Removes what an earlier preparation left of recipients after + 1 .. through, and writes nothing: a recurring

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from datetime import timedelta
 from uuid import UUID, uuid4
 
+import asyncpg
+
 from delivery_service.domain.delivery import Delivery, ExclusionCause, Issue, Plan
-from delivery_service.domain.identifiers import RECIPIENTS_PER_PART
+from delivery_service.domain.identifiers import RECIPIENTS_PER_PART, part_of
 from delivery_service.domain.lifecycle import DeliveryState
 from delivery_service.domain.plan import audience_errors, control_errors, control_warnings, plan_digest
 from delivery_service.metrics import Metrics
@@ -24,6 +26,36 @@ from service_runtime.clock import Clock
 log = logging.getLogger(__name__)
 
 _LISTED_MAX = 100
+
+
+def ranges_of_step(done: int, recipient_count: int, writers: int, parts_max: int) -> list[tuple[int, int]]:
+    """The ranges, `after` to `through`, that follow the recipients done: one for each writer, or fewer, of about equal
+    size. They end at the last number of a part, so that a part is written by one of them."""
+    first, end = part_of(done + 1), part_of(recipient_count) + 1
+    parts = min(parts_max, -(-(end - first) // writers))
+    return [
+        (max(begin * RECIPIENTS_PER_PART - 1, 0), min(begin + parts, end) * RECIPIENTS_PER_PART - 1)
+        for begin in range(first, end, parts)[:writers]
+    ]
+
+
+class Writers:
+    """Connections for one round of work, opened when they are first needed."""
+
+    def __init__(self, database: DatabaseSettings) -> None:
+        self._database = database
+        self._connections: list[asyncpg.Connection] = []
+
+    async def first(self, count: int) -> list[Preparation]:
+        """So many of them, always the same ones first."""
+        while len(self._connections) < count:
+            self._connections.append(await connect_worker(self._database))
+        return [Preparation(connection) for connection in self._connections[:count]]
+
+    async def close(self) -> None:
+        """All of them."""
+        for connection in self._connections:
+            await close_quietly(connection)
 
 
 class PreparationWorker:
@@ -45,38 +77,39 @@ class PreparationWorker:
         self._metrics = metrics
         self._changed = changed
         self._lease = timedelta(seconds=settings.preparation_lease_seconds)
-        # Steps end at the last number of a part: a part is written by one step.
-        self._step = settings.preparation_recipients_per_step // RECIPIENTS_PER_PART * RECIPIENTS_PER_PART
+        self._parts_per_range = settings.preparation_recipients_per_step // RECIPIENTS_PER_PART
 
     async def work(self) -> bool:
         """Prepares what there is to prepare; True if it did anything."""
         waiting = await self._deliveries.in_state(DeliveryState.PREPARING, _LISTED_MAX)
         if not waiting:
             return False
-        # One for all: a connection takes longer to open than a small delivery to prepare.
-        connection = await connect_worker(self._database)
+        # For all of them: a connection takes longer to open than a small delivery to prepare.
+        writers = Writers(self._database)
         try:
-            done = [await self._prepare(Preparation(connection), delivery_id) for delivery_id in waiting]
+            done = [await self._prepare(writers, delivery_id) for delivery_id in waiting]
         finally:
-            await close_quietly(connection)
+            await writers.close()
         return any(done)
 
-    async def _prepare(self, preparation: Preparation, delivery_id: int) -> bool:
+    async def _prepare(self, writers: Writers, delivery_id: int) -> bool:
         """Does one delivery's preparation, or what is left of it. False: another worker has it."""
         token = uuid4()
+        (preparation,) = await writers.first(1)
         through = await preparation.claim(delivery_id, token, self._lease)
         if through is None:
             return False
         renewing = asyncio.create_task(self._renew(delivery_id, token), name=f"preparation-lease-{delivery_id}")
         try:
-            await self._run(preparation, await self._deliveries.get(delivery_id), token, through)
+            await self._run(writers, await self._deliveries.get(delivery_id), token, through)
         finally:
             renewing.cancel()
             await asyncio.gather(renewing, return_exceptions=True)
         self._changed(delivery_id)
         return True
 
-    async def _run(self, preparation: Preparation, delivery: Delivery, token: UUID, through: int) -> None:
+    async def _run(self, writers: Writers, delivery: Delivery, token: UUID, through: int) -> None:
+        (preparation,) = await writers.first(1)
         # In a thread: a large template takes long to compile, and watchers must not wait for it.
         errors = await asyncio.to_thread(control_errors, delivery)
         errors += audience_errors(delivery, await preparation.suppression_lists(delivery))
@@ -89,16 +122,33 @@ class PreparationWorker:
                 return
             through = 0
         while through < delivery.recipient_count:
-            # Recipients are numbered from 1, so the first step is one shorter.
-            after, through = through, through + self._step if through else self._step - 1
-            if delivery.is_recurring:
-                done = await preparation.clear_range(delivery.delivery_id, token, after, through)
-            else:
-                now = self._clock.now()
-                done = await preparation.prepare_range(delivery.delivery_id, token, after, through, now)
-            if not done:
+            count = 1 if delivery.is_recurring else self._settings.preparation_writers
+            ranges = ranges_of_step(through, delivery.recipient_count, count, self._parts_per_range)
+            if not await self._step(writers, delivery, token, through, ranges):
                 return
+            through = ranges[-1][1]
         await self._finish(preparation, delivery, token)
+
+    async def _step(
+        self, writers: Writers, delivery: Delivery, token: UUID, done: int, ranges: list[tuple[int, int]]
+    ) -> bool:
+        """Deals with these ranges of recipients, each on a connection. False: lost the lease, or done already."""
+        delivery_id, now = delivery.delivery_id, self._clock.now()
+        preparations = await writers.first(len(ranges))
+        if delivery.is_recurring:
+            ((after, through),) = ranges
+            return await preparations[0].clear_range(delivery_id, token, after, through)
+        written = await asyncio.gather(
+            *(
+                preparation.write_range(delivery_id, token, done, after, through, now)
+                for preparation, (after, through) in zip(preparations, ranges, strict=True)
+            ),
+            return_exceptions=True,  # none goes on by itself when another one fails
+        )
+        for error in written:
+            if isinstance(error, BaseException):
+                raise error
+        return all(written) and await preparations[0].end_step(delivery_id, token, done, ranges[-1][1])
 
     async def _finish(self, preparation: Preparation, delivery: Delivery, token: UUID) -> None:
         excluded = await preparation.exclusion_volumes(delivery.delivery_id)

@@ -201,7 +201,8 @@ async def test_a_preparation_is_broken_off_while_a_worker_holds_its_lease(common
 
         now = datetime.now(UTC)
         assert not await connection.fetchval(query("prepare_exclusions"), int(delivery_id), token)
-        assert not await connection.fetchval(query("prepare_range"), int(delivery_id), token, 0, 1023, now)
+        assert not await connection.fetchval(query("write_range"), int(delivery_id), token, 0, 0, 1023, now)
+        assert not await connection.fetchval(query("end_step"), int(delivery_id), token, 0, 1023)
         assert not await connection.fetchval(query("finish_preparation"), int(delivery_id), token, 4, "{}", now)
         lease = timedelta(minutes=1)
         # Nor does it hold up the preparation that is begun anew, by prolonging what is not its own any more.

@@ -180,7 +180,7 @@ async def test_the_few_recipients_of_a_small_delivery_are_looked_up_in_a_large_l
 async def test_a_range_is_written_by_a_plan_that_hashes_the_excluded(large: str) -> None:
     """Which only a plan made for them does, and Postgres would not make one any more after some steps."""
     async with connected(large) as connection:
-        settings = await connection.fetchval("select proconfig from pg_proc where proname = 'prepare_range'")
+        settings = await connection.fetchval("select proconfig from pg_proc where proname = 'write_range'")
 
     assert "plan_cache_mode=force_custom_plan" in settings
 

@@ -372,8 +372,16 @@ async def drafted(dsn: str, folder: Path, recipients: int) -> str:
     return delivery_id
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2, 3, 4])
-async def test_another_worker_goes_on_where_a_crashed_one_stopped(database: str, tmp_path: Path, steps: int) -> None:
+RANGES = [(0, 1_023), (1_023, 2_047), (2_047, 3_071)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "astray"), [(0, None), (1, None), (1, 0), (1, 1), (2, None), (2, 0), (2, 1), (3, None), (3, 0), (4, None)]
+)
+async def test_another_worker_goes_on_where_a_crashed_one_stopped(
+    database: str, tmp_path: Path, steps: int, astray: int | None
+) -> None:
+    """After so many steps; and in the next one, with one range of it written: the first or the second."""
     delivery_id = await drafted(database, tmp_path / "draft", 3_000)
     token, lost = uuid4(), Plan(9, {}, 9, (), (), "lost", SystemClock().now(), "")
     async with connected(database) as connection:
@@ -381,18 +389,26 @@ async def test_another_worker_goes_on_where_a_crashed_one_stopped(database: str,
         preparation = Preparation(connection)
         lease = timedelta(microseconds=1)
         assert await preparation.claim(int(delivery_id), token, lease) == -1
-        ranges = [(0, 1_023), (1_023, 2_047), (2_047, 3_071)]
         if steps:
             assert await preparation.exclude(int(delivery_id), token)
-        for after, through in ranges[: max(steps - 1, 0)]:
-            assert await preparation.prepare_range(int(delivery_id), token, after, through, SystemClock().now())
+        for after, through in RANGES[: max(steps - 1, 0)]:
+            now = SystemClock().now()
+            assert await preparation.write_range(int(delivery_id), token, after, after, through, now)
+            assert await preparation.end_step(int(delivery_id), token, after, through)
+        if astray is not None:
+            done, _ = RANGES[steps - 1]
+            after, through = RANGES[steps - 1 + astray]
+            now = SystemClock().now()
+            assert await preparation.write_range(int(delivery_id), token, done, after, through, now)
 
         async with delivery_stack(database, tmp_path, **SMALL_STEPS) as stack:
             delivery = await stack.in_state(delivery_id, READY)
             # It was not dead, only slow: now it can do no harm.
             assert not await preparation.exclude(int(delivery_id), token)
-            for after, through in ranges:
-                assert not await preparation.prepare_range(int(delivery_id), token, after, through, SystemClock().now())
+            for after, through in RANGES:
+                now = SystemClock().now()
+                assert not await preparation.write_range(int(delivery_id), token, after, after, through, now)
+                assert not await preparation.end_step(int(delivery_id), token, after, through)
             assert not await preparation.finish(int(delivery_id), token, 4, lost, SystemClock().now())
             assert not await preparation.fail(int(delivery_id), token, lost, SystemClock().now())
 
@@ -401,6 +417,55 @@ async def test_another_worker_goes_on_where_a_crashed_one_stopped(database: str,
             assert await prepared_rows(database, delivery_id) == list(range(1, 3_001))
             await assert_parts(database, delivery_id)
     await assert_laws(database)
+
+
+@pytest.mark.parametrize("writers", [1, 2, 3])
+async def test_ranges_are_written_side_by_side_by_so_many_connections(
+    database: str, tmp_path: Path, writers: int
+) -> None:
+    delivery_id = await drafted(database, tmp_path / "draft", 7_000)
+    seen: list[int] = []
+    options: dict[str, Any] = {"preparation_writers": writers, "preparation_recipients_per_step": 1_024}
+    async with connected(database) as holder, connected(database) as watcher:
+
+        async def all_wait() -> bool:
+            waiting = "select count(*) from pg_locks where not granted and relation = 'send_log'::regclass"
+            seen.append(await watcher.fetchval(waiting))
+            return seen[-1] == writers
+
+        transaction = holder.transaction()
+        await transaction.start()
+        # None may be written for now: who is to write some waits, and is seen.
+        await holder.execute("set idle_in_transaction_session_timeout = 0; lock table send_log in exclusive mode")
+        async with delivery_stack(database, tmp_path, **options) as stack:
+            await eventually(all_wait)
+            await transaction.rollback()
+            delivery = await stack.in_state(delivery_id, READY)
+
+    assert max(seen) == writers
+    assert delivery.plan.to_deliver == 7_000
+    assert await prepared_rows(database, delivery_id) == list(range(1, 7_001))
+    await assert_parts(database, delivery_id)
+    await assert_laws(database)
+
+
+async def test_a_replica_of_the_version_before_goes_on_with_a_step_that_was_half_done(
+    database: str, tmp_path: Path
+) -> None:
+    delivery_id = await drafted(database, tmp_path / "draft", 3_000)
+    token, now = uuid4(), SystemClock().now()
+    async with connected(database) as connection:
+        preparation = Preparation(connection)
+        assert await preparation.claim(int(delivery_id), token, LEASE) == -1
+        assert await preparation.exclude(int(delivery_id), token)
+        assert await preparation.write_range(int(delivery_id), token, 0, *RANGES[1], now)
+
+        for after, through in RANGES:
+            arguments = (int(delivery_id), token, after, through, now)
+            assert await connection.fetchval("select prepare_range($1, $2, $3, $4, $5)", *arguments)
+            assert not await connection.fetchval("select prepare_range($1, $2, $3, $4, $5)", *arguments)
+
+    assert await prepared_rows(database, delivery_id) == list(range(1, 3_001))
 
 
 async def test_a_lease_that_has_not_ended_is_respected(database: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from delivery_service.domain.identifiers import slot_bits
 from delivery_service.store.database import DatabaseSettings, SchemaOutdated, open_pool
 from delivery_service.store.migrate import migrate, migrations
 from delivery_service.store.observations import ObservationColumns
@@ -188,7 +189,7 @@ async def test_kpis_of_one_delivery_read_its_slots_only(large: str) -> None:
 
 
 async def test_a_recount_is_parallel_and_needs_no_more_memory_than_it_has_groups(large: str) -> None:
-    nodes = await _plan(large, query("recount"), DELIVERY_ID, 4)
+    nodes = await _plan(large, query("recount"), DELIVERY_ID, 4, slot_bits(4))
 
     (grouping,) = [node for node in nodes if node["Node Type"] == "Aggregate" and node.get("Partial Mode") == "Partial"]
     assert grouping["Plan Rows"] < 1_000, "the groups are thought to be as many as the recipients"

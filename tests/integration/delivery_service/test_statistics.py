@@ -43,6 +43,30 @@ async def test_there_is_no_drift(common: DeliveryStack) -> None:
     assert response.kpis.with_efs.failures == before.with_efs.failures
 
 
+@pytest.mark.parametrize("slots", [1, 2, 3, 4, 7, 64])
+@pytest.mark.expects_errors  # the drift is logged as what it is
+async def test_rows_are_counted_by_slot_whatever_the_number_of_slots(database: str, tmp_path: Path, slots: int) -> None:
+    async with delivery_stack(database, tmp_path, slots_per_delivery=slots) as stack:
+        delivery_id = await stack.sent(9_500)
+        await stack.apply(
+            *(Observed(f"{delivery_id}-{n}", BOUNCED, failure_type=1 + n % 3) for n in range(100, 9_500, 500))
+        )
+        assert ((answer := await compute(stack, delivery_id)).drift, answer.recounted) == (0, 9_500)
+
+        async with connected(database) as connection:
+            await connection.execute(
+                "update delivery_counter set bounced_hard = bounced_hard + 1, relayed = relayed - 1 "
+                "where delivery_id = $1 and slot = $2",
+                int(delivery_id),
+                slots - 1,
+            )
+            assert (await compute(stack, delivery_id)).drift == 2
+            assert (await compute(stack, delivery_id)).drift == 0
+            slots_of = await connection.fetch("delete from counter_correction returning slot")
+        assert {row["slot"] for row in slots_of} == {slots - 1}
+    await assert_laws(database)
+
+
 async def test_there_is_no_drift_while_observations_are_applied(common: DeliveryStack) -> None:
     delivery_id = await common.sent(3_000)
 

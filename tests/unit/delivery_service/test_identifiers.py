@@ -14,6 +14,7 @@ from delivery_service.domain.identifiers import (
     parse_message_id,
     parse_message_ids,
     part_of,
+    slot_bits,
     slot_of,
 )
 
@@ -67,6 +68,18 @@ def test_recipients_of_one_part_share_one_slot(recipient: int, slots: int) -> No
     first_of_part = part_of(recipient) * RECIPIENTS_PER_PART
 
     assert slot_of(recipient, slots) == slot_of(first_of_part, slots) < slots
+
+
+@given(st.integers(1, 2**31 - 1), st.integers(1, 64))
+def test_the_bits_of_a_slot_tell_it_as_the_whole_number_does(recipient: int, slots: int) -> None:
+    assert slot_of(recipient & slot_bits(slots), slots) == slot_of(recipient, slots)
+    assert -recipient & slot_bits(slots) < 0
+    assert slot_bits(slots) % RECIPIENTS_PER_PART == 0
+
+
+def test_of_a_power_of_two_as_many_numbers_are_left_as_there_are_slots() -> None:
+    for slots in (1, 2, 4, 64, 1_024):
+        assert len({part * RECIPIENTS_PER_PART & slot_bits(slots) for part in range(5_000)}) == slots
 
 
 _IDS = st.builds(message_id, st.integers(1, 2**63 - 1), st.integers(-5, 2**31 - 1).filter(bool))

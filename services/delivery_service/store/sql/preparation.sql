@@ -1,4 +1,4 @@
--- Preparation; the steps are functions (schema/0003_preparation.sql).
+-- Preparation; the steps are functions (schema/0003_preparation.sql and later).
 
 -- name: claim_preparation
 -- Takes the lease of a preparation: free, expired, or already ours. By the database's clock: replicas' clocks may
@@ -20,8 +20,14 @@ select clear_range($1, $2, $3, $4);
 -- name: prepare_exclusions
 select prepare_exclusions($1, $2);
 
--- name: prepare_range
-select prepare_range($1, $2, $3, $4, $5);
+-- name: write_range
+select write_range($1, $2, $3, $4, $5, $6);
+
+-- name: end_step
+-- All ranges of a step are written.
+update delivery set prepared_through = $4
+where delivery_id = $1 and preparation_token = $2 and prepared_through = $3
+returning delivery_id;
 
 -- name: exclusion_volumes
 -- Who was excluded and why, as volumes and as a checksum that does not depend on the order of rows.
