@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     watch_poll_seconds: float = Field(0.075, gt=0)
     """How often one statement looks for changes committed by other replicas."""
     watch_interval_default_seconds: float = Field(0.1, ge=0)
-    watch_time_share_max: float = Field(0.1, gt=0, le=1)
+    watch_time_share_max: float = Field(0.05, gt=0, le=1)
     """Share of this process's time in which KPI watchers are told what is new; the more of them, the rarer the updates.
     1: as often as their intervals ask for."""
     watch_rest_seconds_max: float = Field(5.0, ge=0)
