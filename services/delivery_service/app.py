@@ -167,6 +167,7 @@ class App:
         deliveries = Deliveries(pool)
         feedback = FeedbackStore(pool, settings.dead_letters_max, settings.source_silence)
         kpis = KpiStore(pool, settings.long_statement_timeout_seconds)
+        hub = self.hub = KpiHub(kpis, feedback, settings, clock)
         writer = ApplyWriter(
             pool,
             database,
@@ -178,7 +179,6 @@ class App:
             clock,
             self._committed,
         )
-        hub = self.hub = KpiHub(kpis, feedback, settings, clock, lambda: writer.load)
         for name, run in writer.runs():
             self._tasks.start(name, run)
         self._tasks.start("watch-feed", hub.run())

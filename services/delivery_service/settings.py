@@ -159,10 +159,8 @@ class Settings(BaseSettings):
     """How often one statement looks for changes committed by other replicas."""
     watch_interval_default_seconds: float = Field(0.1, ge=0)
     watch_time_share_max: float = Field(0.05, gt=0, le=1)
-    """Share of this process's time in which KPI watchers are told what is new, while feedback waits to be applied; the
-    more of them, the rarer the updates. 1: as often as their intervals ask for."""
-    watch_spare_time_share_max: float = Field(0.5, gt=0, le=1)
-    """The same while no feedback waits; never less than the other."""
+    """Share of this process's time in which KPI watchers are told what is new; the more of them, the rarer the updates.
+    1: as often as their intervals ask for."""
     watch_rest_seconds_max: float = Field(5.0, ge=0)
     """The longest time between two updates that keeping to the share may lead to."""
     watch_heartbeat_seconds: float = Field(15.0, gt=0)

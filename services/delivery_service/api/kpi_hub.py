@@ -8,8 +8,7 @@ Works on every replica: commits of this process wake the feed at once, and a pol
 inside transactions would halve the commit rate, and a dead LISTEN tells nobody.)
 
 What watchers cost is bounded: after each push the feed rests, so long that pushes take no more than their share of the
-process's time: half of it, or next to nothing while feedback waits to be applied. The more watchers, or the busier the
-process, the rarer the updates; never older than the push.
+process's time. The more watchers, or the busier the process, the rarer the updates; never older than the push.
 """
 
 import asyncio
@@ -35,8 +34,6 @@ log = logging.getLogger(__name__)
 
 _COALESCE_SECONDS: Final = 0.02
 """Commits within it make one update."""
-_LOOK_SECONDS: Final = 0.01
-"""How often it is looked whether feedback waits."""
 _SOURCES_REFRESH_SECONDS: Final = 1.0
 _HEARTBEAT_CHECK_SECONDS_MAX: Final = 1.0
 """How often idle watchers are looked for: one sweep over all of them, instead of a timer in each."""
@@ -45,20 +42,11 @@ _HEARTBEAT_CHECK_SECONDS_MAX: Final = 1.0
 class KpiHub:
     """`run` is the feed; `watch` serves one stream; `touch` says that something was committed here."""
 
-    def __init__(
-        self,
-        kpis: KpiStore,
-        feedback: FeedbackStore,
-        settings: Settings,
-        clock: Clock,
-        apply_load: Callable[[], float],
-    ) -> None:
-        """`apply_load`: beyond 1, what is to be applied waits."""
+    def __init__(self, kpis: KpiStore, feedback: FeedbackStore, settings: Settings, clock: Clock) -> None:
         self._kpis = kpis
         self._feedback = feedback
         self._settings = settings
         self._clock = clock
-        self._apply_load = apply_load
         self._topics: dict[int, Topic] = {}
         self._touched: set[int] = set()
         self._wake = asyncio.Event()
@@ -103,7 +91,7 @@ class KpiHub:
                 pass
             self._wake.clear()
             try:
-                await self._rest(await self._publish_changes())
+                await asyncio.sleep(self._rest_seconds(await self._publish_changes()))
             except (*UNAVAILABLE_ERRORS, *RETRYABLE_ERRORS, TimeoutError) as error:
                 log.warning("the watch feed can't read", extra={"action": "watch_feed", "error": type(error).__name__})
 
@@ -160,20 +148,10 @@ class KpiHub:
         await self._load(changed)
         return await wake_in_waves([watcher for delivery_id in changed for watcher in self._due(delivery_id)])
 
-    async def _rest(self, push_seconds: float) -> None:
-        """Tells nobody anything for so long after a push that pushes keep to their share of the time. The rest is over
-        sooner if feedback has not had to wait in it, on the whole: single looks differ too much."""
-        settings = self._settings
-        shares = settings.watch_time_share_max, settings.watch_spare_time_share_max
-        longest = min(push_seconds * (1 / shares[0] - 1), settings.watch_rest_seconds_max)
-        shortest = min(push_seconds * (1 / max(shares) - 1), longest)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        load, looks = 0.0, 0
-        while (rested := loop.time() - began) < longest and (rested < shortest or load > looks):
-            await asyncio.sleep(min(longest - rested, _LOOK_SECONDS))
-            load += self._apply_load()
-            looks += 1
+    def _rest_seconds(self, push_seconds: float) -> float:
+        """How long nobody is told anything after a push, so that pushes keep to their share of the time."""
+        share = self._settings.watch_time_share_max
+        return min(push_seconds * (1 - share) / share, self._settings.watch_rest_seconds_max)
 
     async def _load(self, delivery_ids: Iterable[int]) -> list[int]:
         """Reads and serialises these; gives those that have something newer than before."""

@@ -110,11 +110,6 @@ class ApplyWriter:
         self._budget = _Budget(settings.pending_observations_max)
         self._writers = [_Writer(database, settings, clock, committed) for _ in range(settings.writers)]
 
-    @property
-    def load(self) -> float:
-        """How many calls are in the works, over the writers: beyond 1 some of them wait for others."""
-        return self._budget.shares / len(self._writers)
-
     def runs(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
         """The writers' work, to be run as tasks. Cancelled, they drop what is pending: it was not acked."""
         return [(f"apply-writer-{number}", writer.run()) for number, writer in enumerate(self._writers)]
@@ -442,8 +437,6 @@ class _Budget:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._taken = 0
-        self.shares = 0
-        """How many have taken of it."""
         self._freed = asyncio.Condition()
 
     def take(self, amount: int) -> "_Share":
@@ -454,12 +447,10 @@ class _Budget:
             # Whoever asks for more than there is at all goes alone.
             await self._freed.wait_for(lambda: self._taken == 0 or self._taken + amount <= self._limit)
             self._taken += amount
-            self.shares += 1
 
     async def release(self, amount: int) -> None:
         async with self._freed:
             self._taken -= amount
-            self.shares -= 1
             self._freed.notify_all()
 
 

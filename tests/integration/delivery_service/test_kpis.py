@@ -14,7 +14,6 @@ from google.protobuf.duration_pb2 import Duration
 
 from campaign.delivery.v1 import delivery_pb2, kpis_pb2, send_log_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
-from campaign.delivery.v1 import observation_service_pb2 as observation_pb
 from tests.support.delivery_stack import DeliveryStack, Fact, Observed, batch_of, delivery_stack
 from tests.support.eventually import eventually
 from tests.support.invariants import OUTCOMES, assert_laws
@@ -379,48 +378,21 @@ async def test_changes_are_coalesced_to_the_interval_and_the_last_one_still_come
     assert watch.newest[delivery_id].revision == final.revision
 
 
-@asynccontextmanager
-async def feedback_waiting(stack: DeliveryStack) -> AsyncIterator[None]:
-    """More batches at once than there are writers, all for a slot that somebody else has locked."""
-    delivery_id = await stack.sent(1)
-    async with connected(stack.dsn) as holder, stack.apply_stream() as stream:
-        async with holder.transaction():
-            await holder.execute("select from delivery_counter where delivery_id = $1 for update", int(delivery_id))
-            for sequence in range(1, 5):
-                batch = batch_of([Observed(f"{delivery_id}-1", DEFERRED, TIME_US + sequence, SOFT)])
-                batch.sequence = sequence
-                await stream.call.write(observation_pb.ApplyRequest(batch=batch))
-            yield
-        while (await stream.call.read()).ack.acked_through < 4:
-            pass
-
-
-async def changes(stack: DeliveryStack, delivery_id: str, number: int) -> None:
-    """That many commits that change the KPIs' revision, without feedback."""
-    async with connected(stack.dsn) as connection:
-        for _ in range(number):
-            await connection.execute(
-                "update delivery_counter set revision = revision + 1 where delivery_id = $1 and slot = 0",
-                int(delivery_id),
-            )
-
-
-async def test_while_feedback_waits_watchers_are_let_rest_and_then_have_what_is_newest(
-    database: str, tmp_path: Path
-) -> None:
+async def test_after_a_push_watchers_are_let_rest_and_then_have_what_is_newest(database: str, tmp_path: Path) -> None:
     """With next to no share of the time, every push is followed by the longest rest."""
     rest = 1.0
     async with delivery_stack(
         database, tmp_path, watch_time_share_max=1e-9, watch_rest_seconds_max=rest, watch_poll_seconds=0.001
     ) as stack:
         delivery_id = await stack.sent(1)
-        async with feedback_waiting(stack), watching(stack, delivery_id, min_interval=Duration()) as watch:
+        async with watching(stack, delivery_id, min_interval=Duration()) as watch:
             await watch.next()
-            await changes(stack, delivery_id, 1)
+            await deferrals(stack, delivery_id, 1)
             committed = asyncio.get_running_loop().time()
             await watch.until(await stack.kpis(delivery_id))
             told = len(watch.times)
-            await changes(stack, delivery_id, 20)
+            await deferrals(stack, delivery_id, 20, first=1)
+            await stack.apply(Observed(f"{delivery_id}-1", DELIVERED))
             final = await stack.kpis(delivery_id)
             async with watching(stack, delivery_id) as late:
                 await late.next()  # begins with the present state nevertheless
@@ -430,18 +402,6 @@ async def test_while_feedback_waits_watchers_are_let_rest_and_then_have_what_is_
     assert watch.newest[delivery_id].revision == final.revision
     # At the most one for each rest that has begun: however many commits there were.
     assert len(watch.times) - told <= 1 + (watch.times[-1] - committed) / rest
-
-
-async def test_while_no_feedback_waits_watchers_rest_no_longer_than_they_were_told(
-    database: str, tmp_path: Path
-) -> None:
-    """The same, with rests that no test would outlast."""
-    async with delivery_stack(database, tmp_path, watch_time_share_max=1e-9, watch_rest_seconds_max=3_600.0) as stack:
-        delivery_id = await stack.sent(1)
-        async with watching(stack, delivery_id, min_interval=Duration()) as watch:
-            for _ in range(5):
-                await deferrals(stack, delivery_id, 1)
-                await watch.until(await stack.kpis(delivery_id))
 
 
 async def test_an_idle_watch_gets_heartbeats(database: str, tmp_path: Path) -> None:
