@@ -39,7 +39,7 @@ class _Found:
     control_groups: int = 0
     unsettled: list[int] = field(default_factory=list)
     blocking: list[int] = field(default_factory=list)
-    messages: list[str] = field(default_factory=list)
+    messages: list[tuple[int, int]] = field(default_factory=list)
     addresses: set[str] = field(default_factory=set)
 
     def add(self, delivery_id: int, recipients: list[ErasedRecipient]) -> None:
@@ -48,7 +48,7 @@ class _Found:
         self.recipients += len(recipients)
         _note(self.unsettled, delivery_id, any(each.unsettled for each in recipients))
         _note(self.blocking, delivery_id, any(each.to_leave for each in recipients))
-        self.messages += [message_id(delivery_id, each.recipient) for each in recipients]
+        self.messages += [(delivery_id, each.recipient) for each in recipients]
         self.addresses |= {each.address for each in recipients if each.address}
 
     def answer(self, erasure_id: str = "") -> pb.EraseProfileResponse:
@@ -92,7 +92,9 @@ class ErasureCalls:
             erasure_id = await self._erasures.begin(profile_id, f"{_PREFIX}{uuid4()}", self._clock.now())
         # First of all: once the recipients are erased, nothing says any more which messages and addresses were theirs.
         await self._erase_dead_letters(found)
+        await self._forget_reports(found)
         erased = await self._erase_recipients(profile_id, erasure_id, repeat=not again)
+        await self._forget_reports(erased)  # what was read for the quarantine meanwhile
         erased.dead_letters = found.dead_letters
         if not again:
             erased.control_groups = await self._erasures.erase_from_control_groups(profile_id, erasure_id)
@@ -109,8 +111,15 @@ class ErasureCalls:
         for begin in range(0, max(len(found.messages), 1), _MESSAGE_IDS_MAX):
             part = found.messages[begin : begin + _MESSAGE_IDS_MAX]
             if part:
-                found.dead_letters += await self._erasures.erase_from_dead_letters(part, addresses)
+                ids = [message_id(*message) for message in part]
+                found.dead_letters += await self._erasures.erase_from_dead_letters(ids, addresses)
                 addresses = []  # one look suffices
+
+    async def _forget_reports(self, found: _Found) -> None:
+        addresses = sorted(found.addresses)
+        for begin in range(0, len(found.messages), _MESSAGE_IDS_MAX):
+            part = found.messages[begin : begin + _MESSAGE_IDS_MAX]
+            await self._erasures.erase_from_address_health(part, addresses)
 
     async def _erase_recipients(self, profile_id: str, erasure_id: str, *, repeat: bool) -> _Found:
         """Erases recipients until no other one is found: audiences may be being copied meanwhile."""

@@ -23,6 +23,8 @@ BLANKED: Final[Mapping[str, frozenset[str]]] = {
     "tracking_log": frozenset({"url"}),
     "delivery": frozenset({"control_group_profile_ids"}),
     "dead_letter": frozenset({"message_id", "diagnostic", "detail"}),
+    "address_event": frozenset({"address"}),
+    "address_health": frozenset({"diagnostic"}),
     "erasure": frozenset({"profile_id"}),
 }
 """Table to its columns that an erasure blanks, or empties with the row. Extending it: the columns here, and the
@@ -91,3 +93,8 @@ class Erasures:
     async def erase_from_dead_letters(self, message_ids: Sequence[str], addresses: Sequence[str]) -> int:
         """How many were of these messages, or named one of these addresses."""
         return int(await self._pool.fetchval(query("erase_from_dead_letters"), message_ids, addresses))
+
+    async def erase_from_address_health(self, messages: Sequence[tuple[int, int]], addresses: Sequence[str]) -> None:
+        """Forgets what was reported about these messages, by delivery and recipient, to these addresses."""
+        delivery_ids, recipients = [message[0] for message in messages], [message[1] for message in messages]
+        await self._pool.execute(query("erase_from_address_health"), delivery_ids, recipients, addresses)

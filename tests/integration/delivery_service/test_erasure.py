@@ -99,6 +99,25 @@ KEPT: Final = {
         ("send_log.enhanced_code", "transition.enhanced_code", "late_observation.enhanced_code"), "a status code"
     ),
     "suppression_entry.value": "keeps the address from being written to: an operator's list, removed by its own call",
+    **dict.fromkeys(
+        ("denylist.value", "allowlist.address"), "what the person or an operator said; removed by its own call"
+    ),
+    "address_health.address": "goes with its reports; a quarantined one stays, so that nobody writes to it again",
+    **dict.fromkeys(
+        (
+            "denylist.changer",
+            "denylist.note",
+            "allowlist.adder",
+            "allowlist.note",
+            "address_health.adder",
+            "address_health.note",
+        ),
+        "who used the product, and why",
+    ),
+    **dict.fromkeys(
+        ("address_health.domain", "domain_result.domain", "outage_guard.domain", "alert.recipient_domain"),
+        "a provider's name: of nobody",
+    ),
 }
 """Texts that an erasure leaves, and why."""
 

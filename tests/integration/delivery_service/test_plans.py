@@ -376,6 +376,7 @@ NOT_HOT: Final = {
             "remove_suppression_entries",
             "erase_recipients",
             "erase_from_dead_letters",
+            "erase_from_address_health",
             "quarantine_by_hand",
             "release_addresses",
             "add_to_allowlist",

@@ -18,6 +18,7 @@ from campaign.delivery.v1 import (
     alert_pb2,
     before_the_send_pb2,
     delivery_pb2,
+    erasure_pb2,
     exclusion_pb2,
     requalification_service_pb2,
     send_log_pb2,
@@ -766,3 +767,35 @@ async def test_a_database_from_before_the_quarantine_has_its_log_read_from_the_b
         (alert,) = (await stack.stub.ListAlerts(alert_pb2.ListAlertsRequest())).alerts
         assert (alert.detail, alert.recipient_domain) == ("old", "")
     await assert_laws(database)
+
+
+async def test_of_an_erased_profile_only_a_quarantined_address_is_kept_and_not_why(world: World) -> None:
+    delivery_id, other = await world.one.sent(), await world.one.sent()
+    await world.one.apply(
+        observed(delivery_id, BOUNCED, START, HARD, UNKNOWN, diagnostic="550 person1 is unknown"),
+        soft(delivery_id, START, recipient=2),
+        soft(delivery_id, START, recipient=3),
+        soft(other, START + 2 * DAY, recipient=3),
+    )
+    await world.becomes(QUARANTINED)
+    await world.becomes(WITH_ERRORS, "person2@example.com")
+    await world.becomes(WITH_ERRORS, "person3@example.com", count=2)
+    async with connected(world.one.dsn) as connection:
+        # Somebody else with the same address, in another delivery.
+        await connection.execute(
+            "update recipient set profile_id = 'q3' where delivery_id = $1 and recipient = 3", int(other)
+        )
+
+        for profile_id in ("p1", "p2", "p3"):
+            await world.two.client("administration").EraseProfile(
+                erasure_pb2.EraseProfileRequest(profile_id=profile_id)
+            )
+        await world.looked()
+
+        await world.becomes(QUARANTINED)
+        health = (await world.health()).health
+        assert (health.adder, health.diagnostic, health.delivery_id) == ("erasure", "", "")
+        assert await world.status("person2@example.com") == NONE
+        await world.becomes(WITH_ERRORS, "person3@example.com", count=1)
+        assert await connection.fetchval("select array_agg(delivery_id) from address_event") == [int(other)]
+        assert await connection.fetchval("select count(*) from address_health where address like 'person2%'") == 0

@@ -58,3 +58,30 @@ with changed as (
     returning 1
 )
 select count(*) from changed;
+
+-- name: erase_from_address_health
+-- Forgets what was reported about these messages. An address that is quarantined stays so, as if by hand: nobody is to
+-- write to it again. Of any other address, what others' messages told stays and is judged anew; without any, it goes.
+with message as (
+    select * from unnest($1::bigint[], $2::integer[]) as m (delivery_id, recipient)
+), facts as (
+    delete from address_event e using message m
+    where e.channel in (1, 2, 3) and e.address = any ($3::text[]) and e.delivery_id = m.delivery_id
+        and e.recipient = m.recipient
+), found as (
+    select h.channel, h.address, h.status < 3 and h.release_time = '-infinity' and not exists (
+        select from address_event e
+        where e.channel = h.channel and e.address = h.address
+            and not exists (select from message m where m.delivery_id = e.delivery_id and m.recipient = e.recipient))
+        as empty
+    from address_health h where h.channel in (1, 2, 3) and h.address = any ($3::text[])
+), gone as (
+    delete from address_health h using found f where f.empty and h.channel = f.channel and h.address = f.address
+)
+update address_health h
+set adder = case when h.status = 3 and h.adder = '' then 'erasure' else h.adder end, diagnostic = '',
+    delivery_id = null, recipient = null, fact_version = h.fact_version + 1
+from found f
+where not f.empty and h.channel = f.channel and h.address = f.address
+    and (h.status < 3 or exists (
+        select from message m where m.delivery_id = h.delivery_id and m.recipient = h.recipient));
