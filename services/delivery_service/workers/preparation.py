@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Final
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -25,14 +26,16 @@ from service_runtime.clock import Clock
 
 log = logging.getLogger(__name__)
 
-_LISTED_MAX = 100
+_LISTED_MAX: Final = 100
+_WORTH_A_WRITER_PARTS: Final = 10
+"""Fewer are written sooner than another connection is opened."""
 
 
 def ranges_of_step(done: int, recipient_count: int, writers: int, parts_max: int) -> list[tuple[int, int]]:
     """The ranges, `after` to `through`, that follow the recipients done: one for each writer, or fewer, of about equal
     size. They end at the last number of a part, so that a part is written by one of them."""
     first, end = part_of(done + 1), part_of(recipient_count) + 1
-    parts = min(parts_max, -(-(end - first) // writers))
+    parts = min(parts_max, max(-(-(end - first) // writers), _WORTH_A_WRITER_PARTS))
     return [
         (max(begin * RECIPIENTS_PER_PART - 1, 0), min(begin + parts, end) * RECIPIENTS_PER_PART - 1)
         for begin in range(first, end, parts)[:writers]
@@ -117,12 +120,18 @@ class PreparationWorker:
             await preparation.fail(delivery.delivery_id, token, self._failed_plan(delivery, errors), self._clock.now())
             self._metrics.prepared.labels("failed").inc()
             return
+        count = 1 if delivery.is_recurring else self._settings.preparation_writers
         if through < 0:
-            if not await preparation.exclude(delivery.delivery_id, token):
-                return
+            # The connections of the first step are opened meanwhile.
+            ahead = len(ranges_of_step(0, delivery.recipient_count, count, self._parts_per_range))
+            opening = asyncio.create_task(writers.first(ahead), name=f"preparation-writers-{delivery.delivery_id}")
+            try:
+                if not await preparation.exclude(delivery.delivery_id, token):
+                    return
+            finally:
+                await opening
             through = 0
         while through < delivery.recipient_count:
-            count = 1 if delivery.is_recurring else self._settings.preparation_writers
             ranges = ranges_of_step(through, delivery.recipient_count, count, self._parts_per_range)
             if not await self._step(writers, delivery, token, through, ranges):
                 return
