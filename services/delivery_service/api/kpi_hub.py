@@ -114,8 +114,9 @@ class KpiHub:
             await asyncio.sleep(min(seconds / 4, _HEARTBEAT_CHECK_SECONDS_MAX))
             idle_since = loop.time() - seconds
             idle = [watcher for watcher in self._watchers if watcher.wrote_at <= idle_since]
+            heartbeat = _heartbeat(self._clock)
             for watcher in idle:
-                watcher.beat(_heartbeat(self._clock))
+                watcher.beat(heartbeat)
 
     @contextmanager
     def _subscription(self, delivery_ids: list[int], min_interval_seconds: float) -> Iterator[Watcher]:
