@@ -125,6 +125,29 @@ async def test_without_options_the_other_rules_read_nothing(large: str, repeated
     assert read.entry_look_ups == 0
 
 
+async def test_a_large_audience_is_read_once_for_each_list_of_those_not_to_be_written_to(large: str) -> None:
+    async with connected(large) as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute(
+            """
+            insert into address_health (channel, address, domain, status, update_time)
+            select 1, address, '', 3, now() from recipient where delivery_id = 1 and recipient between 1 and 3000;
+            insert into denylist (channel, kind, value, denied, cause, change_time)
+            select 1, 1, address, true, 1, now() from recipient
+            where delivery_id = 1 and recipient between 2001 and 4000
+            union all
+            select 1, 2, profile_id, true, 2, now() from recipient
+            where delivery_id = 1 and recipient between 4001 and 5000
+            """
+        )
+        read = await excluded(connection, 1)
+        await transaction.rollback()
+
+    assert read.found == {4: 3_000, 5: 2_000}
+    assert_read_once_a_pass(read, passes=3)
+
+
 @pytest.mark.parametrize("repeated", [1, 7], ids=["at first", "as a connection goes on"])
 @pytest.mark.parametrize(
     ("options", "found"),

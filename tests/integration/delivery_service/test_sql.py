@@ -160,7 +160,7 @@ async def test_a_timeline_reads_only_the_facts_of_its_recipient(large: str) -> N
 
 
 async def test_a_part_is_read_by_the_primary_keys(large: str) -> None:
-    nodes = await _plan(large, query("read_part"), DELIVERY_ID, 102_400, 103_424)
+    nodes = await _plan(large, query("read_part"), DELIVERY_ID, 102_400, 103_424, 1)
 
     _assert_indexed(nodes, "send_log", "recipient")
     assert _rows_read(nodes, "send_log") <= 1_024

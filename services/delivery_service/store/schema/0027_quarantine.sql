@@ -449,7 +449,8 @@ select delivery_id, recipient from late_observation where outcome = 5 or failure
 union
 select delivery_id, recipient from tracking_log where kind in (5, 6);
 
--- Causes 4 and 5. Of a small audience each address is looked up; else what is denied or quarantined is hashed.
+-- Causes 4 and 5. Of a small audience each address is looked up; else what is denied or quarantined is hashed. Where
+-- nobody is, nothing is read.
 create function exclude_denied (p_delivery_id bigint) returns void language plpgsql
 set plan_cache_mode = force_custom_plan set enable_nestloop = off set enable_hashjoin = on as $$
 declare
@@ -460,22 +461,28 @@ begin
     from delivery where delivery_id = p_delivery_id;
     perform set_config('enable_nestloop', v_looked_up::text, true),
         set_config('enable_hashjoin', (not v_looked_up)::text, true);
-    insert into exclusion_log (delivery_id, recipient, cause)
-    select p_delivery_id, r.recipient, 4
-    from recipient r join denylist n on n.value = r.address and n.kind = 1 and n.channel = v_channel and n.denied
-    where r.delivery_id = p_delivery_id and r.recipient > 0 and r.address_problem = 0
-    on conflict do nothing;
-    insert into exclusion_log (delivery_id, recipient, cause)
-    select p_delivery_id, r.recipient, 4
-    from recipient r
-    join denylist n on n.value = r.profile_id collate "C" and n.kind = 2 and n.channel = v_channel and n.denied
-    where r.delivery_id = p_delivery_id and r.recipient > 0 and r.address_problem = 0 and r.profile_id <> ''
-    on conflict do nothing;
-    insert into exclusion_log (delivery_id, recipient, cause)
-    select p_delivery_id, r.recipient, 5
-    from recipient r join address_health h on h.address = r.address and h.channel = v_channel and h.status = 3
-    where r.delivery_id = p_delivery_id and r.recipient > 0 and r.address_problem = 0
-    on conflict do nothing;
+    if exists (select from denylist where channel = v_channel and kind = 1 and denied) then
+        insert into exclusion_log (delivery_id, recipient, cause)
+        select p_delivery_id, r.recipient, 4
+        from recipient r join denylist n on n.value = r.address and n.kind = 1 and n.channel = v_channel and n.denied
+        where r.delivery_id = p_delivery_id and r.recipient > 0 and r.address_problem = 0
+        on conflict do nothing;
+    end if;
+    if exists (select from denylist where channel = v_channel and kind = 2 and denied) then
+        insert into exclusion_log (delivery_id, recipient, cause)
+        select p_delivery_id, r.recipient, 4
+        from recipient r
+        join denylist n on n.value = r.profile_id collate "C" and n.kind = 2 and n.channel = v_channel and n.denied
+        where r.delivery_id = p_delivery_id and r.recipient > 0 and r.address_problem = 0 and r.profile_id <> ''
+        on conflict do nothing;
+    end if;
+    if exists (select from address_health where channel = v_channel and status = 3) then
+        insert into exclusion_log (delivery_id, recipient, cause)
+        select p_delivery_id, r.recipient, 5
+        from recipient r join address_health h on h.address = r.address and h.channel = v_channel and h.status = 3
+        where r.delivery_id = p_delivery_id and r.recipient > 0 and r.address_problem = 0
+        on conflict do nothing;
+    end if;
 end $$;
 
 -- As before, with the denylist and the quarantine in their place.
