@@ -104,7 +104,7 @@ def judge(reports: Iterable[Report], rules: QuarantineRules, guards: Sequence[Gu
             since = report.event_time
         match weight:
             case FailureType.NONE:
-                count, significant, doubted = 0, None, None
+                count, significant, doubted, since = 0, None, None, report.event_time
             case FailureType.HARD if any(guard.covers(report.event_time) for guard in guards):
                 doubted = report
             case FailureType.HARD:
