@@ -92,6 +92,10 @@ test-postfix: setup ## Run the tests that need a real Postfix: as root, with Deb
 bench: setup ## Measure it: every figure beside its ceiling; ARGS="feedback.durable --runs 3 --json out.json"
 	$(BIN)/python -m tests.bench $(ARGS)
 
+.PHONY: bench-curves
+bench-curves: setup ## Measure how cost grows: make bench-curves ARGS="replicas"
+	$(BIN)/python -m tests.bench.curves $(ARGS)
+
 .PHONY: bench-smoke
 bench-smoke: setup ## See that every figure can be measured: small sizes, nothing asserted about speed
 	$(BIN)/python -m tests.bench --smoke $(ARGS)
