@@ -175,6 +175,7 @@ HOT: Final[dict[str, Hot]] = {
         (1_000, 1_000, NOW),
         {
             "address_news": 2 * 1_000,
+            "hand_over_log": 1_000,
             "transition": 1_000 + 1_000 // 30,
             "late_observation": 1_000 + 1_000 // 30,
             "recipient": 3 * 1_000,

@@ -429,7 +429,10 @@ async def test_ranges_are_written_side_by_side_by_so_many_connections(
     async with connected(database) as holder, connected(database) as watcher:
 
         async def all_wait() -> bool:
-            waiting = "select count(*) from pg_locks where not granted and relation = 'send_log'::regclass"
+            waiting = (
+                "select count(*) from pg_locks "
+                "where not granted and mode = 'RowExclusiveLock' and relation = 'send_log'::regclass"
+            )
             seen.append(await watcher.fetchval(waiting))
             return seen[-1] == writers
 

@@ -1,4 +1,4 @@
--- The apply path; the functions are in schema/0002_apply.sql and schema/0033_hand_over.sql. Columns of observations
+-- The apply path; the functions are in schema/0002_apply.sql and schema/0028_hand_over_log.sql. Columns of observations
 -- come as literals of arrays (array_literals.py), an empty one for a column of zeros.
 
 -- name: apply_slots

@@ -128,7 +128,21 @@ begin
     end loop;
 end $$;
 
--- Functions whose statements were bound to the tables themselves, which are the first partitions now.
+-- What was bound to the tables themselves, which are the first partitions now.
+-- The whole log, a row for each transition. For whoever looks at one by hand, and for tests: a query by recipient reads
+-- all hand-overs of the delivery here.
+create or replace view every_transition as
+select delivery_id, revision, recipient, slot, before, outcome, failure_type, reason, smtp_code, attempt, rules_version,
+    event_time, commit_time, enhanced_code, diagnostic, correction
+from transition
+union all
+select h.delivery_id, h.revision, (h.first_recipient + o.place - 1)::integer, h.slot, 0::smallint, 2::smallint,
+    0::smallint, 0::smallint, 0::smallint, 0::smallint, 0::smallint,
+    timestamptz 'epoch' + o.event_time_us * interval '1 microsecond', h.commit_time, '', '', false
+from hand_over_log h
+cross join lateral unnest(h.event_times_us) with ordinality as o (event_time_us, place)
+where o.event_time_us > 0;
+
 -- Repairs counters that a recount found to differ from the rows, by adding the difference: what was committed since the
 -- recount stays in. Logs each correction.
 create or replace function correct_counters (
