@@ -14,10 +14,11 @@ import pytest
 from service_runtime.embedded_postgres import DURABLE, THROWAWAY, EmbeddedPostgres, PostgresUnavailable
 
 STARTS_AND_WAITS = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from service_runtime.embedded_postgres import THROWAWAY, EmbeddedPostgres
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started by had set
 with EmbeddedPostgres(Path(sys.argv[1]), THROWAWAY) as postgres:
     try:
         print(postgres.dsn, flush=True)
