@@ -78,10 +78,10 @@ def layers(large: bool, number: int) -> tuple[Any, ...]:
     """The arguments of apply_slots: each time with a later event time, so that every event wins."""
     times = [1_800_000_000_000_000 + number * 1_000_000] * BATCH
     recipients = list(range(1, BATCH + 1)) if large else [1, 2] * MANY
-    columns = ObservationColumns.without_detail(1, recipients, Outcome.DEFERRED, times).statement_values()
+    columns = ObservationColumns.without_detail(1, recipients, Outcome.DEFERRED, times)
     if large:
-        return [1], [0], [BATCH], *columns
-    return list(range(2, MANY + 2)), [0] * MANY, list(range(2, BATCH + 1, 2)), *columns
+        return [1], [0], *columns.layer_values([BATCH])
+    return list(range(2, MANY + 2)), [0] * MANY, *columns.layer_values(list(range(2, BATCH + 1, 2)))
 
 
 async def measure(writer: asyncpg.Connection, large: bool, number: int) -> float:
@@ -91,8 +91,8 @@ async def measure(writer: asyncpg.Connection, large: bool, number: int) -> float
     now = await writer.fetchval("select now()")
     begin = cpu_seconds(pid)
     for batch in range(BATCHES):
-        ids, slots, ends, *columns = layers(large, number * BATCHES + batch)
-        lost = await writer.fetch(query("apply_slots"), ids, slots, ends, now, *columns)
+        ids, slots, *columns = layers(large, number * BATCHES + batch)
+        lost = await writer.fetch(query("apply_slots"), ids, slots, now, *columns)
         assert not lost
     return (cpu_seconds(pid) - begin) / (BATCHES * BATCH) * 1e6
 

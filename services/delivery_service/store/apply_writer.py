@@ -341,13 +341,14 @@ class _Writer:
         rows whose message does not exist."""
         layout = _Layout.of(columns, slots, indexes)
         now = self._clock.now()
-        values = columns.take(layout.indexes).statement_values()
+        rows = columns.take(layout.indexes)
         if len(layout.keys) == 1:
-            lost = await connection.fetchval(query("apply_slot"), *layout.keys[0], now, *values)
+            lost = await connection.fetchval(query("apply_slot"), *layout.keys[0], now, *rows.statement_values())
             losers = [(0, recipient) for recipient in lost or ()]
         else:
-            rows = await connection.fetch(query("apply_slots"), *layout.key_columns(), layout.ends, now, *values)
-            losers = [(row["layer"] - 1, row["recipient"]) for row in rows]
+            values = rows.layer_values(layout.ends)
+            found = await connection.fetch(query("apply_slots"), *layout.key_columns(), now, *values)
+            losers = [(row["layer"] - 1, row["recipient"]) for row in found]
         if not losers:
             return []
         late = layout.only(columns.recipients, set(losers))

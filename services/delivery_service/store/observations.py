@@ -76,6 +76,17 @@ class ObservationColumns:
         _, *columns = self._columns()
         return tuple(_literal(column) for column in columns)
 
+    def layer_values(self, ends: list[int]) -> tuple[str, ...]:
+        """The same for each layer by itself: of a column, the literal of an array with a literal for each layer."""
+        _, *columns = self._columns()
+        bounds = list(zip([0, *ends], ends, strict=False))
+        return tuple(
+            array_literals.texts([_literal(column[begin:end]) for begin, end in bounds])
+            if any(column)
+            else array_literals.EMPTY
+            for column in columns
+        )
+
     def extend(self, other: "ObservationColumns") -> None:
         """Appends all of the other's."""
         for column, more in zip(self._columns(), other._columns(), strict=True):

@@ -68,8 +68,13 @@ def by_key(*arguments: Any, **more: int) -> Hot:
 
 def columns(recipients: list[int], outcome: int) -> tuple[Any, ...]:
     """Of observations that say so, an hour from now, and nothing more."""
+    return observations(recipients, outcome).statement_values()
+
+
+def observations(recipients: list[int], outcome: int) -> ObservationColumns:
+    """The same, not yet as a statement takes them."""
     times = [int((NOW + HOUR).timestamp() * 1e6)] * len(recipients)
-    return ObservationColumns.without_detail(LARGE, recipients, outcome, times).statement_values()
+    return ObservationColumns.without_detail(LARGE, recipients, outcome, times)
 
 
 HOT: Final[dict[str, Hot]] = {
@@ -98,7 +103,7 @@ HOT: Final[dict[str, Hot]] = {
     "slot_counts_prepared": Hot((IDS,), {"delivery": len(IDS)}),
     "apply_slot": Hot((LARGE, 1, NOW, *columns(SLOT_1, 5)), {"delivery_counter": 2, "send_log": len(SLOT_1)}),
     "apply_slots": Hot(
-        ([LARGE, 3], [1, 0], [990, 1_000], NOW, *columns([*SLOT_1_NEXT[:990], *range(1, 11)], 6)),
+        ([LARGE, 3], [1, 0], NOW, *observations([*SLOT_1_NEXT[:990], *range(1, 11)], 6).layer_values([990, 1_000])),
         {"delivery_counter": 4, "send_log": 1_000},
     ),
     "apply_relayed": Hot(

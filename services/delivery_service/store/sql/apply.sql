@@ -1,15 +1,14 @@
--- The apply path; the functions are in schema/0002_apply.sql and schema/0028_hand_over_log.sql. Columns of observations
--- come as literals of arrays (array_literals.py), an empty one for a column of zeros.
+-- The apply path; the functions are in schema/0030_apply_literals.sql and schema/0028_hand_over_log.sql. Columns of
+-- observations come as literals of arrays (array_literals.py), an empty one for a column of zeros.
 
 -- name: apply_slots
-select layer, recipient from apply_slots($1, $2, $3, $4,
-    $5::text::integer[], $6::text::smallint[], $7::text::bigint[], $8::text::smallint[], $9::text::smallint[],
-    $10::text::smallint[], $11::text::text[], $12::text::text[], $13::text::smallint[], $14::text::smallint[]);
+select layer, recipient from apply_slots($1::bigint[], $2::smallint[], $3::timestamptz,
+    $4::text::text[], $5::text::text[], $6::text::text[], $7::text::text[], $8::text::text[],
+    $9::text::text[], $10::text::text[], $11::text::text[], $12::text::text[], $13::text::text[]);
 
 -- name: apply_slot
-select apply_slot($1, $2, $3,
-    $4::text::integer[], $5::text::smallint[], $6::text::bigint[], $7::text::smallint[], $8::text::smallint[],
-    $9::text::smallint[], $10::text::text[], $11::text::text[], $12::text::smallint[], $13::text::smallint[]);
+select apply_slot($1::bigint, $2::smallint, $3::timestamptz,
+    $4::text, $5::text, $6::text, $7::text, $8::text, $9::text, $10::text, $11::text, $12::text, $13::text);
 
 -- name: apply_relayed
 select apply_relayed($1, $2, $3, $4, $5);

@@ -1,4 +1,4 @@
--- Erasing a profile; what changes the rows of a delivery is a function (schema/0032_erasure.sql).
+-- Erasing a profile; what changes the rows of a delivery is a function (schema/0033_erasure.sql).
 
 -- name: begin_erasure
 -- The id of the profile's erasure: $2, or the one of an erasure that was begun before and is not complete.

@@ -1,4 +1,4 @@
--- Retention: ranges, and what is dropped. The functions are in schema/0030_partitions.sql and 0031_retention.sql.
+-- Retention: ranges, and what is dropped. The functions are in schema/0031_partitions.sql and 0032_retention.sql.
 
 -- name: lock_retention
 -- One replica at a time, until its connection ends. False: another one is at it.
