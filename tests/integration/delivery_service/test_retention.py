@@ -406,7 +406,9 @@ async def test_of_two_replicas_one_is_at_it(database: str) -> None:
 async def test_without_a_range_for_it_a_delivery_is_made_all_the_same(database: str, tmp_path: Path) -> None:
     """Nobody has made ranges for years: the last one is open, and is bounded behind what is in it."""
     clock = SetClock(await first_open(database) + 3_000 * DAY)
-    async with delivery_stack(database, tmp_path, clock=clock, retention_check_seconds=10**9) as stack:
+    async with delivery_stack(
+        database, tmp_path, clock=clock, retention_check_seconds=10**9, retention_lock_timeout_seconds=30
+    ) as stack:
         await eventually(lambda: _range_count(database, 4))  # its first look
         clock.set(clock.now() + 800 * DAY)
         delivery_id = await stack.sent(3)
