@@ -1,6 +1,7 @@
 """How a failure counts and why: a pure function of what the MTA said, by the rules of `rules`."""
 
 import re
+import unicodedata
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -46,11 +47,15 @@ _EXPIRY_KEEPS_ROWS = (3, 4)
 _VARIABLE = re.compile(r"[@\d]")
 _ADDRESS = re.compile(r"[^\s<>()\[\]:;,\"']{1,100}@[^\s<>()\[\]:;,\"']{1,100}")
 _NO_WORD = "<>()[]:;,.\"'"
+_LINE_OF_REPLY = re.compile(r"[245]\d\d-(?=[^\W\d])")
 _DIGITS = re.compile(r"\d+")
 _SMTP_CODE_IN_TEXT = re.compile(r"(?:^|[:;] ?)([45]\d\d)(?=[ -])")
 _ENHANCED_CODE_IN_TEXT = re.compile(r"(?<![\d.])([45]\.[1-9]\d{0,2}\.\d{1,3})(?!\.?\d)")
 _GAP = " … "
-_GAP_STOPS = ("domain", "host", "sender")
+_BAR = "|"
+_GAP_STOPS = (*("domain", "host", "sender", "dominio", "domane", "domena", "домен", "域名", " ip "),)
+# Letters that are not one with an accent; the codes are those of a dotless i and of a typographic apostrophe.
+_LETTERS = str.maketrans({"ł": "l", "ß": "ss", "ø": "o", "đ": "d", "æ": "ae", 0x131: "i", 0x2019: "'"})
 
 
 class Decision(NamedTuple):
@@ -64,15 +69,24 @@ class _Phrases:
     """The texts of a rule, ready to be looked for. Plain searches only: no text can make them slow."""
 
     def __init__(self, phrases: tuple[str, ...]) -> None:
-        self._plain = tuple(phrase for phrase in phrases if _GAP not in phrase)
-        self._gapped = tuple(phrase.split(_GAP) for phrase in phrases if _GAP in phrase)
+        sides = [phrase.partition(_GAP) for phrase in phrases]
+        self._plain = tuple(_folded(phrase) for phrase, gap, _ in sides if not gap)
+        self._gapped = tuple(
+            (tuple(_folded(heads).split(_BAR)), tuple(_folded(tails).split(_BAR))) for heads, gap, tails in sides if gap
+        )
 
     def found_in(self, text: str) -> bool:
         """Whether one of them stands in `text`."""
         for phrase in self._plain:
             if phrase in text:
                 return True
-        return any(head in text and tail in text and _near(text, head, tail) for head, tail in self._gapped)
+        for heads, tails in self._gapped:
+            for head in heads:
+                if head in text:
+                    for tail in tails:
+                        if tail in text and _near(text, head, tail):
+                            return True
+        return False
 
 
 def _near(text: str, head: str, tail: str) -> bool:
@@ -85,6 +99,15 @@ def _near(text: str, head: str, tail: str) -> bool:
             return True
         start = text.find(head, after)
     return False
+
+
+def _folded(text: str) -> str:
+    """Lower case, without the accents that one server writes and another leaves out."""
+    lowered = text.lower()
+    if lowered.isascii():
+        return lowered
+    apart = unicodedata.normalize("NFKD", lowered)
+    return "".join(character for character in apart if not unicodedata.combining(character)).translate(_LETTERS)
 
 
 _RULES = tuple((rule, _Phrases(rule.texts)) for rule in RULES)
@@ -112,7 +135,7 @@ def decide(
         if kind == MtaEventKind.COMPLAINT:
             return Decision(ERROR_IGNORED if implies_nothing(kind, feedback_type) else COMPLAINED, "kind.complaint")
         return Decision(_NOTHING_FAILED, "")
-    words = diagnostic[:TEXT_CHARACTERS_MAX].lower().split()
+    words = _folded(diagnostic[:TEXT_CHARACTERS_MAX]).replace("...", " ... ").split()
     # The reply in the text beats a status that says no more than "failed"; some MTAs report nothing better.
     if words and not smtp_code and (found := _SMTP_CODE_IN_TEXT.search(" ".join(words))):
         smtp_code = int(found[1])
@@ -133,6 +156,8 @@ def _mask(word: str) -> str:
     """The word, or what stands for it where it differs from one event to the next: addresses, codes, ids."""
     if not _VARIABLE.search(word):
         return word
+    if _LINE_OF_REPLY.match(word):
+        return f"# {_mask(word[4:])}"
     if "@" in word:
         word = _ADDRESS.sub("@", word)
         return "@" if word.strip(_NO_WORD) == "@" or _VARIABLE.search(word.replace("@", "")) else word

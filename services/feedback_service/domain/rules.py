@@ -5,17 +5,17 @@ then the MTA's vague classes. Text comes before code because MTAs misuse codes: 
 everything, a too busy mailbox with x.2.1. A rule's row is its row in the documentation's table; its name never changes,
 and is never given to another rule: it is what an explanation names.
 
-The texts themselves are in `phrases`, with how they are compared.
+The texts themselves are in `phrases`, with how they are compared, and in `languages`.
 
 Raise RULES_VERSION with any change that can change an answer: what was qualified by older rules is known by it.
 """
 
 from dataclasses import dataclass
 
-from feedback_service.domain import phrases
+from feedback_service.domain import languages, phrases
 from feedback_service.domain.vocabulary import FailureType, MtaEventKind, Reason
 
-RULES_VERSION = 3
+RULES_VERSION = 4
 
 Verdict = tuple[FailureType, Reason]
 
@@ -133,7 +133,7 @@ _TEXTS = (
         source="RFC 3834 answers, told by an MTA as bounces",
         verdict=ERROR_IGNORED,
         kinds=(MtaEventKind.OUT_OF_BAND_BOUNCE,),
-        texts=phrases.ANSWERS_BY_ITSELF,
+        texts=(*phrases.ANSWERS_BY_ITSELF, *languages.ANSWERS_BY_ITSELF),
     ),
     # What concerns the sender may speak of unknown or missing addresses too, and must never quarantine the recipient.
     Rule(
@@ -141,23 +141,36 @@ _TEXTS = (
         row=8,
         source="RFC 5248 x.1.7 and x.1.8 in words; Exim, Postfix, sendmail, Exchange, Amazon SES",
         verdict=REFUSED,
-        texts=phrases.ABOUT_SENDER,
+        texts=(*phrases.ABOUT_SENDER, *languages.ABOUT_SENDER),
     ),
-    # Pacing and grey lists are over soon, however much policy their texts speak of. Nor is a full quota for sending a
-    # full mailbox.
+    Rule(
+        name="text.greylisted",
+        row=9,
+        source="postgrey, Postfix, Exim, Exchange; RFC 6647",
+        verdict=UNREACHABLE,
+        texts=phrases.GREYLISTED,
+    ),
+    Rule(
+        name="text.distrusted",
+        row=8,
+        source="Gmail 4.7.24 to 4.7.40, Exchange Online 4.7.650, GoDaddy IB110",
+        verdict=REFUSED,
+        texts=phrases.DISTRUSTED,
+    ),
+    # Pacing is over soon, however much policy its texts speak of. Nor is a full quota for sending a full mailbox.
     Rule(
         name="text.pacing",
         row=9,
-        source="Gmail, Exchange Online, Yahoo, Amazon SES, Postfix, postgrey",
+        source="Gmail, Exchange Online, Yahoo, Amazon SES, Postfix",
         verdict=UNREACHABLE,
-        texts=phrases.PACED,
+        texts=(*phrases.PACED, *languages.PACED),
     ),
     Rule(
         name="text.mailbox-full",
         row=3,
         source="RFC 5248 x.2.2 in words; all MTAs",
         verdict=MAILBOX_FULL,
-        texts=phrases.MAILBOX_FULL,
+        texts=(*phrases.MAILBOX_FULL, *languages.MAILBOX_FULL),
     ),
     Rule(
         name="text.account-gone",
@@ -172,7 +185,7 @@ _TEXTS = (
         row=4,
         source="RFC 5248 x.2.1 and x.7.13 in words; Gmail, Yahoo, mail.ru, Cox, docomo",
         verdict=ACCOUNT_DISABLED,
-        texts=phrases.ACCOUNT_DISABLED,
+        texts=(*phrases.ACCOUNT_DISABLED, *languages.ACCOUNT_DISABLED),
     ),
     Rule(
         name="text.user-unknown",
@@ -180,7 +193,7 @@ _TEXTS = (
         source="RFC 5248 x.1.1 in words; all MTAs",
         verdict=USER_UNKNOWN,
         verdict_if_temporary=UNREACHABLE,
-        texts=phrases.USER_UNKNOWN,
+        texts=(*phrases.USER_UNKNOWN, *languages.USER_UNKNOWN),
     ),
     # Office 365's way of saying so; other servers mean policy by the same words.
     Rule(
@@ -197,21 +210,21 @@ _TEXTS = (
         row=7,
         source="RFC 5248 x.1.2, x.1.10 and x.4.4 in words; Postfix, Exim, sendmail, Exchange",
         verdict=INVALID_DOMAIN,
-        texts=phrases.INVALID_DOMAIN,
+        texts=(*phrases.INVALID_DOMAIN, *languages.INVALID_DOMAIN),
     ),
     Rule(
         name="text.refused",
         row=8,
         source="RFC 5248 x.7.*, x.6.*, x.2.3 and x.3.4 in words; block lists and filters of all makers",
         verdict=REFUSED,
-        texts=phrases.REFUSED,
+        texts=(*phrases.REFUSED, *languages.REFUSED),
     ),
     Rule(
         name="text.unreachable",
         row=9,
         source="RFC 5248 x.3.* and x.4.* in words; Postfix, Exim, Exchange, sendmail, qmail",
         verdict=UNREACHABLE,
-        texts=phrases.UNREACHABLE,
+        texts=(*phrases.UNREACHABLE, *languages.UNREACHABLE),
     ),
     # Vague words, so the last. The standard's own wording for 550: a server that says no more means the address.
     Rule(
@@ -220,7 +233,7 @@ _TEXTS = (
         source="RFC 5321 section 4.2.3",
         verdict=USER_UNKNOWN,
         verdict_if_temporary=UNREACHABLE,
-        texts=phrases.RECIPIENT_REFUSED,
+        texts=(*phrases.RECIPIENT_REFUSED, *languages.RECIPIENT_REFUSED),
         except_enhanced_codes=ABOUT_ANYTHING_ELSE,
     ),
     Rule(
@@ -228,7 +241,7 @@ _TEXTS = (
         row=8,
         source="RFC 5321 section 4.2.3, 554",
         verdict=REFUSED,
-        texts=phrases.MESSAGE_REFUSED,
+        texts=(*phrases.MESSAGE_REFUSED, *languages.MESSAGE_REFUSED),
     ),
 )
 
@@ -240,7 +253,14 @@ _CODES = (
         source="RFC 5321",
         verdict=MAILBOX_FULL,
         smtp_codes=(552,),
-        except_enhanced_codes=TOO_LARGE,
+        except_enhanced_codes=(*TOO_LARGE, "x.6.*", "x.7.*"),
+    ),
+    Rule(
+        name="code.no-service",
+        row=8,
+        source="RFC 7504, by AOL, Yahoo and AT&T for senders that they block",
+        verdict=REFUSED,
+        smtp_codes=(521,),
     ),
     Rule(
         name="code.account-disabled",
