@@ -28,7 +28,8 @@ GAP_CHARACTERS_MAX = 50
 NO_RULE = "none"
 """In the place of a rule's name: what was said matches none."""
 _NOTHING_FAILED: Verdict = (FailureType.NONE, Reason.NONE)
-_NO_COMPLAINT = "not-spam"
+_NO_COMPLAINTS = ("not-spam", "auth-failure", "dkim")
+"""What a feedback report may be about besides: nobody complained of the mail (RFC 5965, RFC 6591)."""
 # Plain ints: looking an enum's member up costs ten times as much.
 _KINDS_SAID_WHY: frozenset[int] = frozenset(
     map(
@@ -55,7 +56,11 @@ _GAP = " … "
 _BAR = "|"
 _GAP_STOPS = (*("domain", "host", "sender", "dominio", "domane", "domena", "домен", "域名", " ip "),)
 # Letters that are not one with an accent; the codes are those of a dotless i and of a typographic apostrophe.
-_LETTERS = str.maketrans({"ł": "l", "ß": "ss", "ø": "o", "đ": "d", "æ": "ae", 0x131: "i", 0x2019: "'"})
+_LETTERS: dict[int, str] = {
+    **{ord(letter): plain for letter, plain in (("ł", "l"), ("ß", "ss"), ("ø", "o"), ("đ", "d"), ("æ", "ae"))},
+    0x131: "i",
+    0x2019: "'",
+}
 
 
 class Decision(NamedTuple):
@@ -114,8 +119,9 @@ _RULES = tuple((rule, _Phrases(rule.texts)) for rule in RULES)
 
 
 def implies_nothing(kind: int, feedback_type: str) -> bool:
-    """Whether the event is to be acknowledged and forgotten: a report that a mail was NOT spam is no complaint."""
-    return kind == MtaEventKind.COMPLAINT and feedback_type.strip().lower() == _NO_COMPLAINT
+    """Whether the event is to be acknowledged and forgotten: a report that a mail was NOT spam is no complaint,
+    nor is one that it could not be authenticated."""
+    return kind == MtaEventKind.COMPLAINT and feedback_type.strip().lower() in _NO_COMPLAINTS
 
 
 def qualify(

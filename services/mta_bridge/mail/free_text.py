@@ -33,12 +33,17 @@ _ENOUGH: Final = 3
 _COPY_BEHIND: Final = 40
 """Characters of its own that a mail has before what looks like the beginning of a copy."""
 
-ADDRESS: Final = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z][\w-]{0,23}")
+# Letters of scripts with words that end: where they don't, an address has no beginning.
+_LETTER: Final = r"A-Za-z0-9_\u00c0-\u2fff"
+ADDRESS: Final = re.compile(
+    rf"[{_LETTER}.!#$%&'*+/=?^`{{|}}~-]{{1,64}}@(?:[{_LETTER}-]{{1,63}}\.){{1,8}}[A-Za-z][{_LETTER}-]{{0,23}}"
+)
 _KIND_OF_ADDRESS: Final = re.compile(r"^(?:smtp|rfc822|mailto)=", re.IGNORECASE)
 _REFUSAL: Final = re.compile(r"(?:<<< |SMTP; ?|)[45]\d\d[ -]", re.IGNORECASE)
 _EXPANDED: Final = re.compile(r"\W*expanded from", re.IGNORECASE)
 _NO_WORDS: Final = " <>:;,.()[]\"'*-=\t"
-_TAG: Final = re.compile(r"<[a-zA-Z/!][^<>@]{0,400}>")
+# Not an address between brackets: that has no attributes.
+_TAG: Final = re.compile(r"<[a-zA-Z/!](?:[^<>@]{0,400}|[a-zA-Z0-9]{0,12}\s[^<>]{0,400})>")
 _UNREAD: Final = re.compile(r"<(style|script)\b", re.IGNORECASE)
 _UNREAD_NAMES: Final = ("style", "script")
 _BREAKING_TAG: Final = re.compile(r"<(?:br|p|/p|div|/div|tr|/tr|li|h\d|td)\b[^<>]{0,200}>", re.IGNORECASE)

@@ -5,11 +5,14 @@ from typing import Final
 
 from mta_bridge.mail import delivery_status, free_text
 from mta_bridge.mail.mime import Part, decoded_header, header_blocks, parse
-from mta_bridge.mail.phrases import BOUNCE_SUBJECT, DAEMON, REPLIES_BY_ITSELF
+from mta_bridge.mail.notification import read_notification
+from mta_bridge.mail.phrases import ANSWERS, BOUNCE_SUBJECT, DAEMON, REPLIES_BY_ITSELF
 from mta_bridge.mail.replies import codes_in, is_vague
 from mta_bridge.mail.report import Action, MailKind, MailReport, RecipientReport
 
 COMPLAINT_TYPE: Final = "message/feedback-report"
+DELIVERY: Final = "delivery-status"
+"""The reports that are about a delivery. Others tell that a mail was read, or what connections were encrypted."""
 
 
 def read_mail(raw: bytes) -> MailReport:
@@ -25,6 +28,8 @@ def _read(mail: Part) -> MailReport:
         return _complaint(mail, complaint)
     if report is not None and (recipients := delivery_status.recipients_of(report)):
         return _with_status(mail, report, recipients)
+    if mail.body[:20].lstrip().startswith(b"{") and (notification := read_notification(mail.text)) is not None:
+        return notification
     if _is_auto_reply(mail):
         return MailReport(MailKind.AUTO_REPLY, _writer(mail), clues=_clues(mail))
     if report is not None or _is_bounce(mail) or free_text.quotes_refusal(mail):
@@ -99,7 +104,7 @@ def _is_bounce(mail: Part) -> bool:
         or DAEMON.search(decoded_header(mail.header("from")))
         or mail.header("return-path").replace(" ", "") == "<>"
         or BOUNCE_SUBJECT.search(decoded_header(mail.header("subject")))
-        or "report" in mail.content_type
+        or (mail.content_type == "multipart/report" and mail.parameters.get("report-type", DELIVERY) == DELIVERY)
     )
 
 
@@ -107,13 +112,16 @@ def _is_auto_reply(mail: Part) -> bool:
     subject = decoded_header(mail.header("subject"))
     if REPLIES_BY_ITSELF.search(subject):
         return True
-    if BOUNCE_SUBJECT.search(subject) or "x-failed-recipients" in mail.headers:
+    if "x-failed-recipients" in mail.headers or DAEMON.search(decoded_header(mail.header("from"))):
         return False
-    if DAEMON.search(decoded_header(mail.header("from"))):
+    if BOUNCE_SUBJECT.search(subject) and not ANSWERS.search(subject):
         return False
     submitted = mail.header("auto-submitted").lower()
     marked = any(name in mail.headers for name in ("x-autoreply", "x-autorespond", "x-autoresponse"))
-    return submitted.startswith("auto-replied") or marked or mail.header("precedence").lower() == "auto_reply"
+    if submitted.startswith("auto-replied") or marked or mail.header("precedence").lower() == "auto_reply":
+        return True
+    # Any other machine's mail (RFC 3834), unless it is one of those that tell of a failure and don't say so.
+    return bool(submitted) and not submitted.startswith("no") and not free_text.quotes_refusal(mail)
 
 
 def _writer(mail: Part) -> tuple[RecipientReport, ...]:
