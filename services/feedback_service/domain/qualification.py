@@ -54,7 +54,6 @@ _SMTP_CODE_IN_TEXT = re.compile(r"(?:^|[:;] ?)([45]\d\d)(?=[ -])")
 _ENHANCED_CODE_IN_TEXT = re.compile(r"(?<![\d.])([45]\.[1-9]\d{0,2}\.\d{1,3})(?!\.?\d)")
 _GAP = " … "
 _BAR = "|"
-_GAP_STOPS = (*("domain", "host", "sender", "dominio", "domane", "domena", "домен", "域名", " ip "),)
 # Letters that are not one with an accent; the codes are those of a dotless i and of a typographic apostrophe.
 _LETTERS: dict[int, str] = {
     **{ord(letter): plain for letter, plain in (("ł", "l"), ("ß", "ss"), ("ø", "o"), ("đ", "d"), ("æ", "ae"))},
@@ -115,6 +114,12 @@ def _folded(text: str) -> str:
     return "".join(character for character in apart if not unicodedata.combining(character)).translate(_LETTERS)
 
 
+_GAP_STOPS = tuple(
+    map(
+        _folded,
+        ("domain", "host", "sender", "dominio", "domane", "domena", "домен", "ドメイン", "域名", "도메인", " ip "),
+    )
+)
 _RULES = tuple((rule, _Phrases(rule.texts)) for rule in RULES)
 
 
@@ -160,6 +165,8 @@ def decide(
 @lru_cache(maxsize=CACHED_WORDS_MAX)
 def _mask(word: str) -> str:
     """The word, or what stands for it where it differs from one event to the next: addresses, codes, ids."""
+    if "_" in word and "@" not in word:
+        return " ".join(map(_mask, word.split("_")))
     if not _VARIABLE.search(word):
         return word
     if _LINE_OF_REPLY.match(word):

@@ -202,7 +202,7 @@ _TEXTS = (
         source="Exchange Online; SparkPost moved it from block to invalid recipient",
         verdict=USER_UNKNOWN,
         verdict_if_temporary=UNREACHABLE,
-        texts=("recipient address rejected: access denied",),
+        texts=("recipient address … access denied",),
         enhanced_codes=("x.4.1",),
     ),
     Rule(
