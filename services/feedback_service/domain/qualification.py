@@ -117,7 +117,21 @@ def _folded(text: str) -> str:
 _GAP_STOPS = tuple(
     map(
         _folded,
-        ("domain", "host", "sender", "dominio", "domane", "domena", "домен", "ドメイン", "域名", "도메인", " ip "),
+        (
+            "domain",
+            "host",
+            "sender",
+            "dominio",
+            "domane",
+            "domena",
+            "домен",
+            "ドメイン",
+            "域名",
+            "도메인",
+            " ip ",
+            "credential",
+            "password",
+        ),
     )
 )
 _RULES = tuple((rule, _Phrases(rule.texts)) for rule in RULES)
