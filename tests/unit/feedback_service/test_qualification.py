@@ -198,6 +198,70 @@ PHRASINGS: Sequence[tuple[MtaEventKind, int, str, str, rules.Verdict]] = [
     (BOUNCE, 550, "", "550 mailbox currently suspended", DISABLED),
     (BOUNCE, 550, "", "550 due to extended inactivity new mail is not currently being accepted", DISABLED),
     (BOUNCE, 551, "", "551 <a@b.test> is a deactivated mailbox", DISABLED),
+    # Distrust that shows as a limit: Gmail's, Exchange Online's and GoDaddy's lists of replies
+    (RETRY, 421, "4.7.26", "This mail has been rate limited because it is unauthenticated.", REFUSED),
+    (RETRY, 451, "4.7.650", "The mail server has been temporarily rate limited due to IP reputation.", REFUSED),
+    (BOUNCE, 554, "", "This IP has been blocked for content judged to be spam. Too many messages sent", REFUSED),
+    (RETRY, 451, "4.7.1", "Greylisted, see our policy on reputation", UNREACHABLE),
+    (BOUNCE, 521, "5.2.1", "521 5.2.1 : (CON:B1) https://postmaster.example/error-codes", REFUSED),
+    # Facebook, i.ua, iCloud, Symantec, docomo, Yahoo: from their lists
+    (BOUNCE, 550, "", "550 Refused due to recipient preferences", REFUSED),
+    (BOUNCE, 550, "", "550 Mailbox is not used for more than 3 months", DISABLED),
+    (BOUNCE, 550, "5.1.1", "<a@b.test>: inactive email address", DISABLED),
+    (BOUNCE, 553, "", "553 Recipient mailbox is not allowed", UNKNOWN),
+    (BOUNCE, 553, "5.7.2", "All messages from 192.0.2.1 will be permanently deferred", REFUSED),
+    (BOUNCE, 550, "5.4.1", "All recipient addresses rejected : Access denied. AS(201806271)", UNKNOWN),
+    (BOUNCE, 552, "5.7.0", "552 5.7.0 no", REFUSED),
+    # qmail gives up, and says nothing about the length of the message
+    (BOUNCE, 0, "4.4.1", "I'm not going to try again; this message has been in the queue too long.", UNREACHABLE),
+    (BOUNCE, 0, "5.4.6", "Although I'm listed as a best-preference MX or A for that host, it isn't in", UNREACHABLE),
+    # Local delivery
+    (BOUNCE, 0, "", "maildir delivery failed: create maildir file /x: Permission denied", UNREACHABLE),
+    (BOUNCE, 0, "", "an MX or SRV record indicated no SMTP service", DOMAIN),
+    (BOUNCE, 0, "", "TLS is required, but was not offered by host mx.b.test", REFUSED),
+    # The sender is verified, in vain
+    (BOUNCE, 550, "", "550-Verification failed for <n@brand.test> 550-No Such User Here", REFUSED),
+    # The same words in other orders, and without spaces
+    (BOUNCE, 550, "", "554 5.0.0 unresolvable address: nosuchuser", UNKNOWN),
+    (BOUNCE, 550, "", "550_user_does_not_exist_here", UNKNOWN),
+    (BOUNCE, 552, "", "522_mailbox_full", FULL),
+    (BOUNCE, 550, "", "550 Sorry, that address isn't in my list of allowed recipients", UNKNOWN),
+    (BOUNCE, 550, "", "550-Mailbox is over the maximum allowed number of messages", FULL),
+    (BOUNCE, 550, "", "550 email name is not found", UNKNOWN),
+    (BOUNCE, 550, "", "550 <a@b.test> not used", UNKNOWN),
+    (BOUNCE, 550, "", "550 the IP address of this recipient's gateway: ip address unknown", REFUSED),
+    (BOUNCE, 550, "", "550-Access denied...abc123", REFUSED),
+    # Languages: things and their states, with and without accents
+    (BOUNCE, 550, "", "550 La cuenta de correo no existe", UNKNOWN),
+    (BOUNCE, 550, "", "550 No existe el usuario", UNKNOWN),
+    (BOUNCE, 552, "", "El buzón del destinatario está lleno", FULL),
+    (BOUNCE, 550, "", "550 Usuario deshabilitado", DISABLED),
+    (BOUNCE, 550, "", "550 Usuário não encontrado", UNKNOWN),
+    (BOUNCE, 550, "", "550 Caixa postal inativa", DISABLED),
+    (BOUNCE, 550, "", "L\u2019adresse de messagerie que vous avez entrée est introuvable", UNKNOWN),
+    (BOUNCE, 550, "", "550 boite aux lettres saturee", FULL),
+    (BOUNCE, 550, "", "550 Compte bloqué", DISABLED),
+    (BOUNCE, 550, "", "Die E-Mail-Adresse konnte nicht gefunden werden", UNKNOWN),
+    (BOUNCE, 550, "", "550 Empfaenger existiert nicht", UNKNOWN),
+    (BOUNCE, 550, "", "550 Postfach gesperrt", DISABLED),
+    (BOUNCE, 550, "", "550 L'utente non esiste", UNKNOWN),
+    (BOUNCE, 550, "", "550 casella disabilitata", DISABLED),
+    (BOUNCE, 550, "", "550 Deze gebruiker bestaat niet", UNKNOWN),
+    (BOUNCE, 550, "", "Het postvak van de geadresseerde is vol", FULL),
+    (BOUNCE, 550, "", "550 Schránka neexistuje", UNKNOWN),
+    (BOUNCE, 552, "", "552 Skrzynka jest przepełniona", FULL),
+    (BOUNCE, 550, "", "550 нет такого пользователя", UNKNOWN),
+    (BOUNCE, 550, "", "550 Почтовый ящик отключён", DISABLED),
+    (BOUNCE, 550, "", "550 宛先のメールアドレスが存在しません", UNKNOWN),
+    (BOUNCE, 550, "", "550 受信拒否", REFUSED),
+    (BOUNCE, 550, "", "550 收件人邮箱不存在", UNKNOWN),
+    (BOUNCE, 550, "", "550 该帐号已被停用", DISABLED),
+    (BOUNCE, 550, "", "550 존재하지 않는 사용자입니다", UNKNOWN),
+    # … and what is said of a domain or of the sender in them
+    (BOUNCE, 550, "", "550 usuario: el dominio no existe", DOMAIN),
+    (BOUNCE, 550, "", "550 домен не существует", DOMAIN),
+    (BOUNCE, 550, "", "550 remitente no existe", REFUSED),
+    (BOUNCE, 550, "", "550 Adresse IP source bloquée pour incident de spam", REFUSED),
     (BOUNCE, 550, "", "550 no", UNDEFINED),
     (BOUNCE, 0, "", "", UNDEFINED),
 ]
@@ -226,6 +290,11 @@ def test_row_2_a_complaint_is_hard_and_refused(feedback_type: str) -> None:
 def test_row_2_a_report_that_it_was_no_spam_is_ignored() -> None:
     assert qualify(MtaEventKind.COMPLAINT, 0, "", "", "", "not-spam") == IGNORED
     assert implies_nothing(MtaEventKind.COMPLAINT, "Not-Spam")
+
+
+def test_row_2_a_report_that_a_mail_could_not_be_authenticated_is_no_complaint() -> None:
+    assert qualify(MtaEventKind.COMPLAINT, 0, "", "", "", "auth-failure") == IGNORED
+    assert implies_nothing(MtaEventKind.COMPLAINT, "auth-failure")
 
 
 def test_row_3_a_full_mailbox_is_soft_by_text_or_by_code() -> None:
