@@ -372,6 +372,158 @@ DIALECTS = {
         """,
         UNKNOWN,
     ),
+    "German": (
+        """
+        From: postmaster@mx.example
+        To: news@example.com
+        Subject: Unzustellbar: Hallo
+        Content-Type: text/plain; charset=utf-8
+
+        Ihre Nachricht konnte folgenden Empfängern nicht zugestellt werden:
+
+          anna@example.org
+
+        Grund: Der Empfänger ist unbekannt.
+        """,
+        UNKNOWN,
+    ),
+    "French": (
+        """
+        From: postmaster@mx.example
+        To: news@example.com
+        Subject: Échec de la remise
+        Content-Type: text/plain; charset=utf-8
+
+        Votre message n'a pas pu être remis au destinataire suivant :
+
+        anna@example.org : la boîte aux lettres est pleine.
+        """,
+        FULL,
+    ),
+    "Spanish": (
+        """
+        From: postmaster@mx.example
+        To: news@example.com
+        Subject: No se pudo entregar: Hola
+        Content-Type: text/plain; charset=utf-8
+
+        El mensaje no pudo ser entregado a:
+
+          anna@example.org
+          La cuenta de correo no existe.
+        """,
+        UNKNOWN,
+    ),
+    "Portuguese": (
+        """
+        From: postmaster@mx.example
+        To: news@example.com
+        Subject: Falha na entrega da mensagem
+        Content-Type: text/plain; charset=utf-8
+
+        Não foi possível entregar a mensagem ao destinatário:
+
+        anna@example.org
+        A caixa de correio está cheia.
+        """,
+        FULL,
+    ),
+    "Italian": (
+        """
+        From: postmaster@mx.example
+        To: news@example.com
+        Subject: Mancata consegna
+        Content-Type: text/plain; charset=utf-8
+
+        Il messaggio non è stato consegnato ai seguenti destinatari:
+
+        <anna@example.org>: la casella è stata disabilitata
+        """,
+        DISABLED,
+    ),
+    "Dutch": (
+        """
+        From: postmaster@mx.example
+        To: news@example.com
+        Subject: Onbestelbaar: Hallo
+        Content-Type: text/plain; charset=utf-8
+
+        Uw bericht kon niet worden afgeleverd bij de volgende geadresseerden:
+
+        anna@example.org
+        Deze gebruiker bestaat niet.
+        """,
+        UNKNOWN,
+    ),
+    "Polish": (
+        """
+        From: postmaster@mx.example
+        To: news@example.com
+        Subject: Nie doręczono wiadomości
+        Content-Type: text/plain; charset=utf-8
+
+        Wiadomość nie została dostarczona do:
+
+        anna@example.org
+        Podany adres nie istnieje.
+        """,
+        UNKNOWN,
+    ),
+    "Russian": (
+        """
+        From: postmaster@mx.example
+        To: news@example.com
+        Subject: Сообщение не доставлено
+        Content-Type: text/plain; charset=utf-8
+
+        Ваше сообщение не доставлено:
+
+        anna@example.org
+        Почтовый ящик переполнен.
+        """,
+        FULL,
+    ),
+    "Japanese": (
+        """
+        From: postmaster@mx.example
+        To: news@example.com
+        Subject: メール配信エラー
+        Content-Type: text/plain; charset=utf-8
+
+        下記の宛先へメールを配信できませんでした。
+
+        anna@example.org
+
+        宛先のメールアドレスが存在しません。
+        """,
+        UNKNOWN,
+    ),
+    "Chinese, with the address next to other letters": (
+        """
+        From: postmaster@mx.example
+        To: news@example.com
+        Subject: 系统退信
+        Content-Type: text/plain; charset=utf-8
+
+        您的邮件被退回
+
+        收件人邮件地址anna@example.org
+        退信原因 收件人邮箱已满
+        """,
+        FULL,
+    ),
+    "a table in HTML": (
+        """
+        From: PostMaster@mail.example
+        To: news@example.com
+        Subject: 系统退信
+        Content-Type: text/html; charset=utf-8
+
+        <html><table><tr><td>无法发送到</td><td><a href="mailto:anna@example.org">anna@example.org</a></td></tr>
+        <tr><td>退信原因</td><td>收件人邮箱不存在。host mx said: 550 Mailbox not found.</td></tr></table></html>
+        """,
+        UNKNOWN,
+    ),
 }
 
 
@@ -405,3 +557,29 @@ def test_recipients_of_one_mail_each_have_their_own_reason() -> None:
         ("bert@example.org", *DISABLED),
         ("carl@example.org", *FULL),
     ]
+
+
+def test_a_notification_of_amazon_ses_is_read_like_the_report_that_it_stands_for() -> None:
+    assert verdicts("""
+        From: AWS Notifications <no-reply@sns.amazonaws.com>
+        To: news@example.com
+        Subject: AWS Notification Message
+
+        {"notificationType":"Bounce","bounce":{"bounceType":"Permanent","bounceSubType":"General","bouncedRecipients":[
+        {"emailAddress":"anna@example.org","status":"5.1.1","diagnosticCode":"smtp; 550 5.1.1 user unknown"}]},
+        "mail":{"source":"b+token@bounces.example.com","messageId":"7"}}
+
+        --
+        If you wish to stop receiving notifications, visit the link below
+    """) == [("anna@example.org", *UNKNOWN)]
+
+
+def test_a_notification_of_amazon_ses_without_a_reply_is_read_by_its_own_words() -> None:
+    assert verdicts("""
+        From: AWS Notifications <no-reply@sns.amazonaws.com>
+        To: news@example.com
+        Subject: AWS Notification Message
+
+        {"eventType":"Bounce","bounce":{"bounceType":"Transient","bounceSubType":"MailboxFull",
+        "bouncedRecipients":[{"emailAddress":"anna@example.org"}]}}
+    """) == [("anna@example.org", *FULL)]

@@ -406,3 +406,102 @@ def test_a_report_that_was_cut_anywhere_names_nobody_else(length: int) -> None:
     told = {one.address for one in read_mail(REPORT[:length]).recipients}
     whole = {one.address for one in read_mail(REPORT).recipients}
     assert all(any(address.startswith(part) for address in (*whole, "anna@example.org")) for part in told)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Content-Type: multipart/report; report-type=disposition-notification; boundary=b",
+        "Content-Type: multipart/report; report-type=tlsrpt; boundary=b",
+    ],
+)
+def test_a_report_that_is_about_no_delivery_is_no_bounce(header: str) -> None:
+    raw = mail(f"""
+        From: anna@example.org
+        To: news@example.com
+        Subject: Report about your mail
+        {header}
+
+        --b
+        Content-Type: text/plain
+
+        Ask bert@example.org about what failed.
+
+        --b--
+    """)
+    assert read_mail(raw) == MailReport(MailKind.OTHER, clues=("news@example.com",))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        "Subject: Re: Your delivery problem\n        Auto-Submitted: auto-replied",
+        "Subject: [Ticket 12] Hello\n        Auto-Submitted: auto-generated",
+        "Subject: Afwezig: Hello",
+        "Subject: Re: Hello\n        X-Autoreply: yes",
+    ],
+)
+def test_an_answer_by_a_machine_is_one_whatever_it_speaks_of(headers: str) -> None:
+    report = read_mail(
+        mail(f"""
+        From: anna@example.org
+        To: news@example.com
+        {headers}
+
+        I am away. If your message failed, write to bert@example.org.
+    """)
+    )
+    assert (report.kind, [one.address for one in report.recipients]) == (MailKind.AUTO_REPLY, ["anna@example.org"])
+
+
+def test_a_machine_that_quotes_a_refusal_tells_of_a_bounce_whatever_it_calls_itself() -> None:
+    report = read_mail(
+        mail("""
+        From: gateway@example.org
+        To: news@example.com
+        Subject: Your mail
+        Auto-Submitted: auto-generated
+
+        RCPT TO: anna@example.org
+        550 5.1.1 no such user
+    """)
+    )
+    assert report.kind is MailKind.FREE_TEXT
+    assert only(report)[0] == "anna@example.org"
+
+
+def notification(text: str) -> MailReport:
+    return read_mail(b"From: no-reply@sns.example\nSubject: Notification\n\n" + text.encode())
+
+
+def test_a_notification_of_amazon_ses_tells_of_bounces_complaints_and_deliveries() -> None:
+    bounce = notification(
+        '{"notificationType": "Bounce", "bounce": {"bouncedRecipients": [{"emailAddress": "anna@example.org", '
+        '"status": "5.0.0", "diagnosticCode": "smtp; 550 5.1.1 no"}]}, "mail": {"source": "b+token@x.test"}}'
+    )
+    assert only(bounce) == ("anna@example.org", Action.FAILED, 550, "5.1.1")
+    assert bounce.clues == ("b+token@x.test",)
+
+    complaint = notification(
+        '{"notificationType": "Complaint", "complaint": {"complaintFeedbackType": "Abuse", '
+        '"complainedRecipients": [{"emailAddress": "anna@example.org"}]}}'
+    )
+    assert (complaint.kind, complaint.feedback_type) == (MailKind.COMPLAINT, "abuse")
+
+    delivery = notification('{"eventType": "Delivery", "delivery": {"recipients": ["anna@example.org", 7]}}')
+    assert only(delivery) == ("anna@example.org", Action.DELIVERED, 0, "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"notificationType": "Bounce"',
+        '{"notificationType": ["Bounce"]}',
+        '{"notificationType": "Bounce", "bounce": 7}',
+        '{"notificationType": "Bounce", "bounce": {"bouncedRecipients": {"emailAddress": "a@b.test"}}}',
+        '{"notificationType": "Bounce", "bounce": {"bouncedRecipients": [7, {"emailAddress": "\\ud800"}]}}',
+        '{"notificationType": ' + "[" * 100_000,
+    ],
+)
+def test_a_notification_that_is_damaged_names_nobody(text: str) -> None:
+    assert notification(text).recipients == ()
