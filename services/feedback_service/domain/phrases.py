@@ -100,10 +100,10 @@ ACCOUNT_DISABLED: Final[Phrases] = (
 # Exchange's resolver, Domino's and GroupWise's directories, Gmail, Yahoo, Orange, docomo.
 USER_UNKNOWN: Final[Phrases] = (
     "user unknown",
-    "user|recipient|mailbox|mail box|account|addressee|alias … not valid|not known|not found|not exist|unknown|invalid",
+    "user|recipient|mailbox|mail box|account|addressee|alias … not valid|not known|not found|not exist|is invalid",
     "email name … not found",
-    "user|recipient|mailbox|account|alias … not recogni|not listed|non-existent|not used|n't exist|not registered",
-    "address … not valid|not known|not found|not exist|not recogni|not listed|unknown|n't exist|in my list|no longer",
+    "user|recipient|mailbox|account|alias|address … not recogni|not listed|non-existent|not used|n't exist|not registered",
+    "address … not valid|not known|not found|not exist|not recogni|is unknown|n't exist|in my list|no longer",
     *("not a recogni", "not a registered", "invalid e-mail address", "invalid email address", "invalid final"),
     *("final delivery", "final email delivery", "n't have an account", "not have an email", "not known at"),
     *("@ not used", "unknown user", "userunknown", "user is unknown", "recipient unknown", "unknown recipient"),

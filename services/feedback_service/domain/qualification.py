@@ -94,7 +94,7 @@ class _Phrases:
 
 
 def _near(text: str, head: str, tail: str) -> bool:
-    """Whether `tail` follows `head` after a gap that is short and not about a domain, a host or a sender."""
+    """Whether `tail` follows `head` after a gap that is short and about nothing else."""
     start = text.find(head)
     while start >= 0:
         after = start + len(head)
@@ -115,25 +115,13 @@ def _folded(text: str) -> str:
 
 
 _GAP_STOPS = tuple(
-    map(
-        _folded,
-        (
-            "domain",
-            "host",
-            "sender",
-            "dominio",
-            "domane",
-            "domena",
-            "домен",
-            "ドメイン",
-            "域名",
-            "도메인",
-            " ip ",
-            "credential",
-            "password",
-        ),
+    _folded(stop)
+    for stop in (
+        *("domain", "host", "sender", "dominio", "domane", "domena", "домен", "ドメイン", "域名", "도메인", " ip "),
+        *("credential", "password", "contrase", "senha", "passwort", "mot de passe"),
     )
 )
+"""With one of these between its two ends, a text is about something else than the recipient."""
 _RULES = tuple((rule, _Phrases(rule.texts)) for rule in RULES)
 
 

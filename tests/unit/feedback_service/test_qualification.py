@@ -221,6 +221,10 @@ PHRASINGS: Sequence[tuple[MtaEventKind, int, str, str, rules.Verdict]] = [
     (BOUNCE, 0, "", "TLS is required, but was not offered by host mx.b.test", REFUSED),
     # The sender is verified, in vain
     (BOUNCE, 550, "", "550-Verification failed for <n@brand.test> 550-No Such User Here", REFUSED),
+    # What is unknown or invalid besides the recipient
+    (BOUNCE, 554, "", "554 Delivery to the recipient failed for an unknown reason", UNDEFINED),
+    (BOUNCE, 550, "", "550 Message to this user rejected: invalid header", REFUSED),
+    (BOUNCE, 535, "", "535 Authentication failed: user or password is invalid", REFUSED),
     # The same words in other orders, and without spaces
     (BOUNCE, 550, "", "554 5.0.0 unresolvable address: nosuchuser", UNKNOWN),
     (BOUNCE, 550, "", "550_user_does_not_exist_here", UNKNOWN),
