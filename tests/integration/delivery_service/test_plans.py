@@ -34,6 +34,7 @@ HOUR, DAY, LEASE = timedelta(hours=1), timedelta(days=1), timedelta(seconds=60)
 LAST_ID, LAST_RECIPIENT = 2**63 - 1, 2**31 - 1
 SLOTS: Final = 4
 OPEN_PARTS: Final = PARTS - PARTS_DONE
+CLAIMED: Final = (PARTS_DONE + PARTS_HELD) * PART
 IN_PROGRESS: Final = 2 * OTHERS // 500 + 1
 PENDING, READY = 101, 4  # deliveries in these states
 HARD: Final = LEFT // 30
@@ -155,10 +156,10 @@ HOT: Final[dict[str, Hot]] = {
         (LARGE, 50, 1, 100),
         {"transition": HARD, "send_log": HARD, "recipient": HARD + COMPLAINTS, "tracking_log": COMPLAINTS},
     ),
-    # What has left, once; not the messages of others, nor those that wait.
+    # The recipients of the parts that were claimed, once; of the messages, those to the two domains alone.
     "handed_over_by_domain": Hot(
         (LARGE, ["domain1.example", "domain2.example"]),
-        {"relay_part": PARTS, "send_log": LEFT + PARTS_HELD * PART, "recipient": RECIPIENTS},
+        {"relay_part": PARTS, "recipient": CLAIMED, "send_log": 2 * CLAIMED // DOMAINS},
     ),
     # The quarantine: all counters, every half a minute; else what is new.
     "slots_to_collect": Hot((20,), {"delivery_counter": COUNTERS, "address_scan": COUNTERS}),

@@ -122,18 +122,21 @@ where f.hard_bounces >= $2 or f.complained >= $3
 order by f.hard_bounces + f.complained desc, f.recipient_domain limit $4;
 
 -- name: handed_over_by_domain
--- How many messages to these domains were handed over. Reads the parts that were ever claimed, one after the other.
+-- How many messages to these domains were handed over. Reads the recipients of the parts that were ever claimed, one
+-- part after the other, and each message to these domains by its key: a generic plan of a join would compare each message
+-- of a part with each recipient of it.
 select h.recipient_domain, count(*) as handed_over
 from relay_part p
 cross join lateral (
     select split_part(r.address, '@', -1) as recipient_domain
-    from send_log s join recipient r on r.delivery_id = $1 and r.recipient = s.recipient
-    where s.delivery_id = $1 and s.recipient >= p.part * 1024 and s.recipient < (p.part + 1) * 1024
-        and s.recipient > 0 and s.outcome >= 2
-        and r.recipient >= p.part * 1024 and r.recipient < (p.part + 1) * 1024
+    from recipient r
+    cross join lateral (
+        select from send_log s where s.delivery_id = $1 and s.recipient = r.recipient and s.outcome >= 2 limit 1) s
+    where r.delivery_id = $1 and r.recipient >= p.part * 1024 and r.recipient < (p.part + 1) * 1024
+        and r.recipient > 0 and split_part(r.address, '@', -1) = any ($2::text[])
     offset 0
 ) h
-where p.delivery_id = $1 and p.claim_count > 0 and h.recipient_domain = any ($2::text[])
+where p.delivery_id = $1 and p.claim_count > 0
 group by 1;
 
 -- name: note_stop_in_flight
