@@ -142,7 +142,8 @@ class App:
         """Doors first, then the workers, then the database."""
         self._open = False
         if self.server is not None:
-            await self.server.stop(self._settings.shutdown_grace_seconds)
+            settings = self._settings
+            await self.server.stop(settings.shutdown_grace_seconds, notice_seconds=settings.shutdown_notice_seconds)
         await self._tasks.stop()
         for close in reversed(self._closing):
             await close()

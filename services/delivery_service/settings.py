@@ -25,8 +25,10 @@ class Settings(BaseSettings):
     jwt_public_key_file: Path
     """The Ed25519 public key that callers' tokens are signed with (PEM)."""
 
+    shutdown_notice_seconds: float = Field(0.25, ge=0)
+    """How long a stop lets health checkers see that it stops, and clients look elsewhere, before it ends anything."""
     shutdown_grace_seconds: float = Field(10.0, gt=0)
-    """How long a stop waits for calls under way."""
+    """How long a stop waits for calls under way, notice included."""
 
     # The database.
     pool_connections_max: int = Field(10, ge=2)

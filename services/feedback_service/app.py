@@ -120,7 +120,8 @@ class App:
     async def stop(self) -> None:
         """No new streams; what was read is acked if DeliveryService answers in time; then everything is closed."""
         self._stopping = True
-        await self.server.stop(self._settings.shutdown_grace_seconds)
+        settings = self._settings
+        await self.server.stop(settings.shutdown_grace_seconds, notice_seconds=settings.shutdown_notice_seconds)
         await self._tasks.stop()
         await asyncio.to_thread(self._admin.stop)
 

@@ -60,8 +60,10 @@ class Settings(BaseSettings):
     """How long one call of DeliveryService may take while reports are qualified again."""
     drain_seconds: float = Field(5.0, ge=0)
     """How long a stop waits for what is un-acked."""
+    shutdown_notice_seconds: float = Field(0.25, ge=0)
+    """How long a stop lets health checkers see that it stops, and clients look elsewhere, before it ends anything."""
     shutdown_grace_seconds: float = Field(10.0, gt=0)
-    """How long a stop takes at the most, draining included."""
+    """How long a stop takes at the most, notice and draining included."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

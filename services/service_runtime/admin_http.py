@@ -5,8 +5,10 @@ it asks nobody who they are.
 """
 
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -39,7 +41,7 @@ class AdminHttp:
             self._host, port, self._answer, server_class=_ThreadingServer, handler_class=_QuietHandler
         )
         self.port = self._server.server_port
-        # The poll interval is how long a stop takes.
+        # The poll interval is how long a stop takes, at the most.
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="admin-http", daemon=True
         )
@@ -51,6 +53,9 @@ class AdminHttp:
         """Stops listening and waits for the thread. Does nothing if it isn't running."""
         if self._server is None or self._thread is None:
             return
+        # Wakes the thread at once on Linux; elsewhere it is refused, and the thread looks up after its poll interval.
+        with suppress(OSError):
+            self._server.socket.shutdown(socket.SHUT_RDWR)
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

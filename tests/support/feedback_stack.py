@@ -130,6 +130,7 @@ QUICK = {
     "reconnect_seconds_max": 0.1,
     "defect_pause_seconds": 0.05,
     "drain_seconds": 2.0,
+    "shutdown_notice_seconds": 0.0,
     "shutdown_grace_seconds": 4.0,
 }
 """Quick waits, and none that a test would have to sit out."""
