@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import itertools
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from service_runtime.clock import SystemClock, to_microseconds
@@ -63,12 +64,13 @@ class ManualClock:
 
 
 class SetClock:
-    """A `Clock` whose time a test sets, while waits really pass: for whole services, whose workers then soon see each
-    new time."""
+    """A `Clock` whose time a test sets, while waits really pass, or end with the time that they were to end at: for
+    whole services, whose workers then see each new time at once."""
 
     def __init__(self, now: datetime = START) -> None:
         self._now = now
         self._running = SystemClock()
+        self._sleepers: set[tuple[datetime, asyncio.Future[None]]] = set()
 
     def now(self) -> datetime:
         return self._now
@@ -80,15 +82,27 @@ class SetClock:
         return self._running.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        await self._running.sleep(seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(seconds, 0.0)):
+                await self.wait_until(self._now + timedelta(seconds=max(seconds, 0.0)))
 
     async def wait_until(self, moment: datetime) -> None:
-        while self._now < moment:  # whoever sets the time tells nobody
-            await self._running.sleep(0.01)
+        if moment <= self._now:
+            await asyncio.sleep(0)
+            return
+        sleeper = moment, asyncio.get_running_loop().create_future()
+        self._sleepers.add(sleeper)
+        try:
+            await sleeper[1]
+        finally:
+            self._sleepers.discard(sleeper)
 
     def set(self, moment: datetime) -> None:
         """It is that time now."""
         self._now = moment
+        for alarm, sleeper in self._sleepers:
+            if alarm <= moment and not sleeper.done():
+                sleeper.set_result(None)
 
 
 async def _settle() -> None:

@@ -277,8 +277,10 @@ async def delivery_stack(
                 "relay_target": f"127.0.0.1:{side.port}",
                 "token_file": folder / "relay.token",
                 "jwt_public_key_file": folder / "public.pem",
-                "worker_poll_seconds": 0.02,
+                # Commands and new times wake the workers: looking more often would only keep a CPU busy.
+                "worker_poll_seconds": 0.1,
                 "relay_retry_seconds": 0.02,
+                "shutdown_notice_seconds": 0.0,
                 "shutdown_grace_seconds": 2.0,
                 # Off, unless a test turns it on: many let the same addresses bounce again and again.
                 "quarantine_check_seconds": 1e6,
