@@ -9,6 +9,7 @@ import pytest
 from tests.support.delivery_stack import DeliveryStack, delivery_stack
 from tests.support.invariants import assert_laws, assert_laws_over
 from tests.support.postgres import DatabaseFactory, connected
+from tests.support.quarantine_world import World, quarantine_world
 
 
 @pytest.fixture
@@ -41,3 +42,10 @@ async def common(module_stack: DeliveryStack, laws_connection: asyncpg.Connectio
     """The module's DeliveryService, with the laws checked after each test."""
     yield module_stack
     await assert_laws_over(laws_connection)
+
+
+@pytest.fixture
+async def world(database: str, tmp_path: Path) -> AsyncIterator[World]:
+    """Two replicas that read the log for the quarantine."""
+    async with quarantine_world(database, tmp_path) as running:
+        yield running
