@@ -22,8 +22,8 @@ from delivery_service.store.kpis import KpiStore
 from delivery_service.store.observations import ObservationColumns
 from service_runtime.clock import SystemClock
 from tests.support.invariants import assert_laws
-from tests.support.postgres import DatabaseFactory
-from tests.support.seeding import seed_delivery
+from tests.support.postgres import DatabaseFactory, connected
+from tests.support.seeding import seed_delivery_over
 
 RECIPIENTS = [1, 2, 1_023, 1_024, 2_048]
 """In several parts, so in several slots."""
@@ -39,7 +39,8 @@ _ids = itertools.count(1)
 class Replicas:
     """Two processes' worth of apply paths on one database."""
 
-    dsn: str
+    connection: asyncpg.Connection
+    """To prepare for a history and to look at what came of it: a new one each time would take most of the time."""
     writers: list[ApplyWriter]
     kpis: KpiStore
 
@@ -62,8 +63,8 @@ async def replica(dsn: str) -> AsyncIterator[tuple[ApplyWriter, asyncpg.Pool]]:
 @pytest.fixture(scope="module")
 async def replicas(database_factory: DatabaseFactory) -> AsyncIterator[Replicas]:
     async with database_factory.fresh() as dsn:
-        async with replica(dsn) as (one, pool), replica(dsn) as (other, _):
-            yield Replicas(dsn, [one, other], KpiStore(pool, 60.0))
+        async with replica(dsn) as (one, pool), replica(dsn) as (other, _), connected(dsn) as connection:
+            yield Replicas(connection, [one, other], KpiStore(pool, 60.0))
         await assert_laws(dsn)
 
 
@@ -106,7 +107,7 @@ async def test_any_order_repetition_batching_and_concurrency_gives_what_a_naive_
 ) -> None:
     facts, streams = history
     delivery_id = next(_ids)
-    await seed_delivery(replicas.dsn, delivery_id, RECIPIENTS, slots=SLOTS)
+    await seed_delivery_over(replicas.connection, delivery_id, RECIPIENTS, slots=SLOTS)
 
     async def play(stream: list[list[Fact]], writer: ApplyWriter) -> None:
         for batch in stream:
@@ -116,8 +117,8 @@ async def test_any_order_repetition_batching_and_concurrency_gives_what_a_naive_
     await asyncio.gather(*map(play, streams, itertools.cycle(replicas.writers)))
 
     expected = _naive_rows(facts)
-    assert await _rows(replicas.dsn, delivery_id) == expected
-    assert await _known(replicas.dsn, delivery_id) == {(r, _normalised(o)) for r, o in facts}
+    assert await _rows(replicas.connection, delivery_id) == expected
+    assert await _known(replicas.connection, delivery_id) == {(r, _normalised(o)) for r, o in facts}
     counts = (await replicas.kpis.get([delivery_id]))[delivery_id].counts
     by_outcome = Counter(row.outcome for row in expected.values())
     assert {outcome: counts.of(outcome) for outcome in Outcome} == {o: by_outcome.get(o, 0) for o in Outcome}
@@ -146,7 +147,7 @@ async def test_a_hand_over_does_by_its_own_statement_what_the_general_one_does(
     ours, general = next(_ids), next(_ids)
     writer = replicas.writers[0]
     for delivery_id in (ours, general):
-        await seed_delivery(replicas.dsn, delivery_id, RECIPIENTS, slots=SLOTS)
+        await seed_delivery_over(replicas.connection, delivery_id, RECIPIENTS, slots=SLOTS)
 
     for step in steps:
         if isinstance(step, dict):
@@ -156,7 +157,7 @@ async def test_a_hand_over_does_by_its_own_statement_what_the_general_one_does(
             for delivery_id in (ours, general):
                 await writer.apply(_columns(delivery_id, step))
 
-    assert await _everything(replicas.dsn, ours) == await _everything(replicas.dsn, general)
+    assert await _everything(replicas.connection, ours) == await _everything(replicas.connection, general)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -166,7 +167,7 @@ async def test_hand_overs_among_feedback_of_several_writers_give_what_a_naive_mo
 ) -> None:
     feedback, streams = history
     delivery_id = next(_ids)
-    await seed_delivery(replicas.dsn, delivery_id, RECIPIENTS, slots=SLOTS)
+    await seed_delivery_over(replicas.connection, delivery_id, RECIPIENTS, slots=SLOTS)
 
     async def relay(writer: ApplyWriter) -> None:
         for accepted in hand_overs:
@@ -187,8 +188,8 @@ async def test_hand_overs_among_feedback_of_several_writers_give_what_a_naive_mo
         for recipient, time_us in accepted.items()
         if recipient != UNKNOWN
     ]
-    assert await _rows(replicas.dsn, delivery_id) == _naive_rows(facts)
-    assert await _known(replicas.dsn, delivery_id) == {(r, _normalised(o)) for r, o in facts}
+    assert await _rows(replicas.connection, delivery_id) == _naive_rows(facts)
+    assert await _known(replicas.connection, delivery_id) == {(r, _normalised(o)) for r, o in facts}
 
 
 def _columns(delivery_id: int, batch: list[Fact]) -> ObservationColumns:
@@ -232,33 +233,25 @@ _FIELDS = """outcome, (extract(epoch from event_time) * 1000000)::bigint, failur
     enhanced_code, diagnostic, attempt"""
 
 
-async def _rows(dsn: str, delivery_id: int) -> dict[int, Observation]:
-    connection = await asyncpg.connect(dsn)
-    try:
-        rows = await connection.fetch(f"select recipient, {_FIELDS} from send_log where delivery_id = $1", delivery_id)
-    finally:
-        await connection.close()
+async def _rows(connection: asyncpg.Connection, delivery_id: int) -> dict[int, Observation]:
+    rows = await connection.fetch(f"select recipient, {_FIELDS} from send_log where delivery_id = $1", delivery_id)
     # The time of a row that nothing happened to is when it was prepared.
     return {row[0]: Observation(0, 0) if row[1] == 0 else Observation(*list(row)[1:]) for row in rows}
 
 
-async def _known(dsn: str, delivery_id: int) -> set[tuple[int, tuple[Any, ...]]]:
+async def _known(connection: asyncpg.Connection, delivery_id: int) -> set[tuple[int, tuple[Any, ...]]]:
     """Transitions and late observations together: all that was ever reported, each once."""
-    connection = await asyncpg.connect(dsn)
-    try:
-        rows = await connection.fetch(
-            f"select recipient, {_FIELDS} from every_transition where delivery_id = $1 "
-            f"union all select recipient, {_FIELDS} from late_observation where delivery_id = $1",
-            delivery_id,
-        )
-    finally:
-        await connection.close()
+    rows = await connection.fetch(
+        f"select recipient, {_FIELDS} from every_transition where delivery_id = $1 "
+        f"union all select recipient, {_FIELDS} from late_observation where delivery_id = $1",
+        delivery_id,
+    )
     known = [(row[0], tuple(row)[1:]) for row in rows]
     assert len(known) == len(set(known)), "a fact is kept twice"
     return set(known)
 
 
-async def _everything(dsn: str, delivery_id: int) -> dict[str, list[tuple[Any, ...]]]:
+async def _everything(connection: asyncpg.Connection, delivery_id: int) -> dict[str, list[tuple[Any, ...]]]:
     """All that the apply path writes, but for when. Revisions only by their order: what becomes RELAYED without having
     been PREPARED has one of its own."""
     tables = {
@@ -268,19 +261,15 @@ async def _everything(dsn: str, delivery_id: int) -> dict[str, list[tuple[Any, .
         "delivery_counter": {"commit_time", "revision"},
     }
     found = {}
-    connection = await asyncpg.connect(dsn)
-    try:
-        for table, moments in tables.items():
-            rows = await connection.fetch(f"select * from {table} where delivery_id = $1", delivery_id)
-            if table == "every_transition":
-                rows.sort(key=lambda row: (row["recipient"], row["revision"]))
-            found[table] = [
-                tuple(value for name, value in row.items() if name not in {"delivery_id", *moments}) for row in rows
-            ]
-            if table != "every_transition":
-                found[table].sort()
-    finally:
-        await connection.close()
+    for table, moments in tables.items():
+        rows = await connection.fetch(f"select * from {table} where delivery_id = $1", delivery_id)
+        if table == "every_transition":
+            rows.sort(key=lambda row: (row["recipient"], row["revision"]))
+        found[table] = [
+            tuple(value for name, value in row.items() if name not in {"delivery_id", *moments}) for row in rows
+        ]
+        if table != "every_transition":
+            found[table].sort()
     # The time of a row that nothing happened to is when it was prepared.
     found["send_log"] = [row for row in found["send_log"] if row[1] != Outcome.PREPARED]
     return found

@@ -24,7 +24,7 @@ from tests.support.delivery_stack import DeliveryStack, Fact, Observed, batch_of
 from tests.support.eventually import eventually
 from tests.support.invariants import assert_laws
 from tests.support.postgres import connected
-from tests.support.seeding import seed_delivery
+from tests.support.seeding import seed_delivery, seed_delivery_over
 from tests.support.statuses import refused
 
 DELIVERED, DEFERRED = send_log_pb2.OUTCOME_DELIVERED, send_log_pb2.OUTCOME_DEFERRED
@@ -696,8 +696,9 @@ async def test_two_streams_at_once_about_the_same_recipients_agree(common: Deliv
 
 async def test_one_batch_over_many_small_deliveries_is_applied_whole(database: str, tmp_path: Path) -> None:
     async with delivery_stack(database, tmp_path) as stack:
-        for delivery_id in range(1, 201):
-            await seed_delivery(database, delivery_id, [1, 2])
+        async with connected(database) as connection:
+            for delivery_id in range(1, 201):
+                await seed_delivery_over(connection, delivery_id, [1, 2])
         observed = [Observed(f"{delivery_id}-{n}", DELIVERED) for delivery_id in range(1, 201) for n in (1, 2)]
 
         assert not (await stack.apply(*observed)).rejections

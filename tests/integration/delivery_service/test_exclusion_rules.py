@@ -22,6 +22,8 @@ TOKEN = UUID(int=1)
 DRAWS = 200
 SOME_LOOK_UPS = 50
 """Of the rules' own rows: the delivery, the lists."""
+AS_A_CONNECTION_GOES_ON = 7
+"""Executions, of which the first have plans made for them, and the last, if Postgres likes, the generic one."""
 
 
 @dataclass(frozen=True)
@@ -115,14 +117,14 @@ def assert_read_once_a_pass(read: Read, passes: int) -> None:
     assert read.recipient_look_ups <= SOME_LOOK_UPS
 
 
-@pytest.mark.parametrize("repeated", [1, 7], ids=["at first", "as a connection goes on"])
-async def test_without_options_the_other_rules_read_nothing(large: str, repeated: int) -> None:
+async def test_without_options_the_other_rules_read_nothing(large: str) -> None:
     async with connected(large) as connection:
-        read = [await excluded(connection, 1) for _ in range(repeated)][-1]
+        reads = [await excluded(connection, 1) for _ in range(AS_A_CONNECTION_GOES_ON)]
 
-    assert read.found == {}
-    assert_read_once_a_pass(read, passes=0)
-    assert read.entry_look_ups == 0
+    for read in reads:
+        assert read.found == {}
+        assert_read_once_a_pass(read, passes=0)
+        assert read.entry_look_ups == 0
 
 
 async def test_a_large_audience_is_read_once_for_each_list_of_those_not_to_be_written_to(large: str) -> None:
@@ -148,7 +150,6 @@ async def test_a_large_audience_is_read_once_for_each_list_of_those_not_to_be_wr
     assert_read_once_a_pass(read, passes=3)
 
 
-@pytest.mark.parametrize("repeated", [1, 7], ids=["at first", "as a connection goes on"])
 @pytest.mark.parametrize(
     ("options", "found"),
     [
@@ -161,18 +162,19 @@ async def test_a_large_audience_is_read_once_for_each_list_of_those_not_to_be_wr
     ids=["profiles", "addresses", "two lists", "domains"],
 )  # fmt: skip
 async def test_a_rule_reads_the_audience_once_and_looks_nothing_up_row_by_row(
-    large: str, options: str, found: dict[int, int], repeated: int
+    large: str, options: str, found: dict[int, int]
 ) -> None:
     async with connected(large) as connection:
         transaction = connection.transaction()
         await transaction.start()
         await connection.execute(f"update delivery set {options} where delivery_id = 1")
-        read = [await excluded(connection, 1) for _ in range(repeated)][-1]
+        reads = [await excluded(connection, 1) for _ in range(AS_A_CONNECTION_GOES_ON)]
         await transaction.rollback()
 
-    assert read.found == found
-    assert_read_once_a_pass(read, passes=3)
-    assert read.entry_look_ups <= SOME_LOOK_UPS
+    for read in reads:
+        assert read.found == found
+        assert_read_once_a_pass(read, passes=3)
+        assert read.entry_look_ups <= SOME_LOOK_UPS
 
 
 async def test_a_share_of_a_large_audience_is_drawn_in_one_pass(large: str) -> None:

@@ -25,7 +25,7 @@ from service_runtime.clock import from_microseconds
 from tests.integration.delivery_service.test_apply_property import replica
 from tests.support.invariants import assert_laws
 from tests.support.postgres import DatabaseFactory
-from tests.support.seeding import seed_delivery
+from tests.support.seeding import seed_delivery_over
 
 RECIPIENTS = [1, 2, 1_023, 1_024, 2_048]
 SLOTS = 2
@@ -45,6 +45,10 @@ class Stores:
     requalification: Requalification
     kpis: KpiStore
     pool: asyncpg.Pool
+
+    async def seed(self, delivery_id: int) -> None:
+        async with self.pool.acquire() as connection:
+            await seed_delivery_over(connection, delivery_id, RECIPIENTS, slots=SLOTS)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +111,7 @@ async def test_whatever_was_reported_a_requalification_makes_it_what_the_new_rul
 ) -> None:
     before, meanwhile, dies_at = history
     delivery_id = next(_ids)
-    await seed_delivery(stores.dsn, delivery_id, RECIPIENTS, slots=SLOTS)
+    await stores.seed(delivery_id)
     writers = itertools.cycle(stores.writers)
     for report, rules_version in before:
         await _apply(next(writers), delivery_id, [report], rules_version)
@@ -148,7 +152,7 @@ async def test_a_dry_run_tells_what_the_run_then_changes_and_changes_nothing(
 ) -> None:
     before, _, _ = history
     delivery_id = next(_ids)
-    await seed_delivery(stores.dsn, delivery_id, RECIPIENTS, slots=SLOTS)
+    await stores.seed(delivery_id)
     for report, rules_version in before:
         await _apply(stores.writers[0], delivery_id, [report], rules_version)
     rows, entries = await _rows(stores.pool, delivery_id), await _entries(stores.pool, delivery_id)
@@ -178,7 +182,7 @@ LATE = Report(1, Outcome.BOUNCED, TIME_US + 1, 550, "Z")
 
 async def test_what_newer_rules_have_read_is_left_alone_and_older_ones_come_too_late(stores: Stores) -> None:
     delivery_id = next(_ids)
-    await seed_delivery(stores.dsn, delivery_id, RECIPIENTS, slots=SLOTS)
+    await stores.seed(delivery_id)
     await _apply(stores.writers[0], delivery_id, [LATE], NEWER)
     before = await _rows(stores.pool, delivery_id)
     otherwise = Verdict(1, *LATE.read(NEWER)._replace(failure_type=3, reason=7))
@@ -194,7 +198,7 @@ async def test_what_newer_rules_have_read_is_left_alone_and_older_ones_come_too_
 
 async def test_a_late_report_is_corrected_in_its_place_and_a_superseded_one_beside_the_log(stores: Stores) -> None:
     delivery_id = next(_ids)
-    await seed_delivery(stores.dsn, delivery_id, RECIPIENTS, slots=SLOTS)
+    await stores.seed(delivery_id)
     superseded, late = EARLY, Report(1, Outcome.DEFERRED, TIME_US + 2, 450, "a")
     for report in (superseded, LATE, late):
         await _apply(stores.writers[0], delivery_id, [report], OLD)
@@ -211,7 +215,7 @@ async def test_a_late_report_is_corrected_in_its_place_and_a_superseded_one_besi
 
 async def test_a_correction_that_meets_an_unknown_message_or_slot_changes_nothing(stores: Stores) -> None:
     delivery_id = next(_ids)
-    await seed_delivery(stores.dsn, delivery_id, RECIPIENTS, slots=SLOTS)
+    await stores.seed(delivery_id)
     nobody = Verdict(77, *EARLY.read(NEW))
     assert await stores.requalification.correct(delivery_id, NEW, [nobody], NOW, validate_only=False) == []
     with pytest.raises(DeliveryNotFound):
