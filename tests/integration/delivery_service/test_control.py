@@ -229,7 +229,8 @@ async def test_what_is_claimed_to_be_closed_is_not_in_flight(
             await connection.execute("update relay_part set claim_count = 1 where part > 1")
         monkeypatch.setattr(Control, "in_flight", late)
         stopped = await stop(stack, delivery_id)
-        assert stopped.stop.in_flight_count == 2 * PART - 1
+        # The part that waits for the stream may have been given up by then, and be one of those claimed to be closed.
+        assert stopped.stop.in_flight_count in (PART - 1, 2 * PART - 1)
         stack.mta.open.set()
         await stopped_wholly(stack, delivery_id)
 
