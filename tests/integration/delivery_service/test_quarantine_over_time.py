@@ -104,25 +104,25 @@ async def test_addresses_without_errors_for_long_are_forgotten_and_quarantined_o
 
 async def test_a_long_log_is_read_in_steps_of_whole_revisions(database: str, tmp_path: Path) -> None:
     async with delivery_stack(database, tmp_path, slots_per_delivery=1) as stack:
-        delivery_id = await stack.sent(12_000)
+        delivery_id = await stack.sent(1_200)
         times = to_microseconds(START)
-        for begin in range(1, 12_001, 4_000):
+        for begin in range(1, 1_201, 400):
             await stack.apply(
                 *(
                     Observed(f"{delivery_id}-{each}", BOUNCED, times, HARD, UNKNOWN)
-                    for each in range(begin, begin + 4_000)
+                    for each in range(begin, begin + 400)
                 )
             )
         steps = []
         async with connected(database) as connection:
             while rows := await connection.fetchval(
-                query("collect_address_facts"), int(delivery_id), 0, 5_000, 1_000, HOUR, START - DAY, START
+                query("collect_address_facts"), int(delivery_id), 0, 500, 100, HOUR, START - DAY, START
             ):
                 steps.append(rows)
             known = await connection.fetchval("select count(*) from address_event")
-    assert known == 12_000
-    assert sum(steps) == 12_000  # hand-overs tell nothing of an address
-    assert max(steps) <= 5_000
+    assert known == 1_200
+    assert sum(steps) == 1_200  # hand-overs tell nothing of an address
+    assert max(steps) <= 500
     await assert_laws(database)
 
 
