@@ -571,12 +571,17 @@ async def test_watchers_beyond_the_limit_are_refused_until_one_leaves(database: 
         await eventually(lambda: hub.watchers == 0)
 
 
-async def test_a_stopping_service_ends_watches_as_unavailable(database: str, tmp_path: Path) -> None:
-    async with delivery_stack(database, tmp_path) as stack:
+async def test_a_stopping_service_ends_watches_as_unavailable_once_it_has_given_notice(
+    database: str, tmp_path: Path
+) -> None:
+    loop = asyncio.get_running_loop()
+    async with delivery_stack(database, tmp_path, shutdown_notice_seconds=0.3) as stack:
         delivery_id = await stack.create()
         async with watching(stack, delivery_id) as watch:
             await watch.next()
+            started = loop.time()
             stopping = asyncio.create_task(stack.app.stop())
             async with refused(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"):
                 await watch.next()
+            assert loop.time() - started >= 0.3
         await stopping

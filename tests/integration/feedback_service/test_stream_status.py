@@ -422,6 +422,18 @@ async def test_a_stop_lets_what_is_in_flight_be_acked_and_then_ends_the_streams(
     assert stack.app.handler.open_streams == 0
 
 
+async def test_a_stop_gives_its_notice_before_it_ends_a_stream(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    async with feedback_stack(tmp_path, shutdown_notice_seconds=0.3) as stack:
+        mta = await stack.mta("mta-1")
+        started = loop.time()
+        stopping = asyncio.create_task(stack.app.stop())
+        async with refused(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"):
+            await raise_status(mta)
+        assert loop.time() - started >= 0.3
+        await stopping
+
+
 async def test_a_stop_does_not_wait_for_ever_for_delivery_service(tmp_path: Path) -> None:
     async with feedback_stack(tmp_path, drain_seconds=0.1, shutdown_grace_seconds=1.0) as stack:
         stack.delivery.acking.clear()
