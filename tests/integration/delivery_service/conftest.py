@@ -24,10 +24,13 @@ async def stack(database: str, tmp_path: Path) -> AsyncIterator[DeliveryStack]:
 async def module_stack(
     database_factory: DatabaseFactory, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[DeliveryStack]:
-    """One DeliveryService for a whole module, whose tests keep to deliveries of their own."""
-    async with database_factory.fresh() as dsn, delivery_stack(dsn, tmp_path_factory.mktemp("module")) as running:
-        await running.sent()  # opens the relay stream: a task that must not seem to be left by the first test
-        yield running
+    """One DeliveryService for a whole module, whose tests keep to deliveries of their own; the laws are checked at its
+    end, for hundreds of tests that only knock at doors."""
+    async with database_factory.fresh() as dsn:
+        async with delivery_stack(dsn, tmp_path_factory.mktemp("module")) as running:
+            await running.sent()  # opens the relay stream: a task that must not seem to be left by the first test
+            yield running
+        await assert_laws(dsn)
 
 
 @pytest.fixture(scope="module")

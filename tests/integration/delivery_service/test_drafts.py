@@ -234,10 +234,10 @@ async def _code_of(channel: grpc.aio.Channel, method: str) -> grpc.StatusCode:
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("method", METHODS)
 async def test_an_rpc_is_open_to_its_role_and_those_that_imply_it_only(
-    common: DeliveryStack, method: str, role: str
+    module_stack: DeliveryStack, method: str, role: str
 ) -> None:
     # As bytes, and an empty request: whether the door opens is told before what is wrong with the request.
-    async with common.one_channel(role) as channel:
+    async with module_stack.one_channel(role) as channel:
         code = await _code_of(channel, method)
 
     admitted = METHODS[method] in _IMPLIES.get(role, {role})
@@ -245,8 +245,8 @@ async def test_an_rpc_is_open_to_its_role_and_those_that_imply_it_only(
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_no_rpc_is_open_without_a_token(common: DeliveryStack, method: str) -> None:
-    async with grpc.aio.insecure_channel(common.target) as channel:
+async def test_no_rpc_is_open_without_a_token(module_stack: DeliveryStack, method: str) -> None:
+    async with grpc.aio.insecure_channel(module_stack.target) as channel:
         assert await _code_of(channel, method) == grpc.StatusCode.UNAUTHENTICATED
 
 
