@@ -2,13 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import Any
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import pytest
 
 from tests.support import postgres
 
 LEAK_GRACE_SECONDS = 30.0
+
+Makers = WeakKeyDictionary[asyncio.Task[Any], ReferenceType[asyncio.Task[Any]]]
 
 
 @pytest.fixture(scope="session")
@@ -32,8 +36,23 @@ async def database(database_factory: postgres.DatabaseFactory) -> AsyncIterator[
         yield dsn
 
 
+@pytest.fixture(scope="session", autouse=True)
+async def makers_of_tasks() -> Makers:
+    """Which task each task was made by."""
+    makers = Makers()
+
+    def make(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **more: Any) -> asyncio.Task[Any]:
+        task = asyncio.Task(work, loop=loop, **more)
+        if (maker := asyncio.current_task(loop)) is not None:
+            makers[task] = ref(maker)
+        return task
+
+    asyncio.get_running_loop().set_task_factory(make)  # type: ignore[arg-type]  # takes what the loop gives it
+    return makers
+
+
 @pytest.fixture(autouse=True)
-async def no_leaked_task() -> AsyncIterator[None]:
+async def no_leaked_task(makers_of_tasks: Makers) -> AsyncIterator[None]:
     """Fails a test that leaves an asyncio task running. What is about to end gets a moment to do so."""
     before = asyncio.all_tasks()
     yield
@@ -42,7 +61,9 @@ async def no_leaked_task() -> AsyncIterator[None]:
         for task in asyncio.all_tasks() - before - {asyncio.current_task()}
         # A running server makes one for each call it takes. It may belong to a fixture of several tests, and cancelling
         # it would crash the interpreter.
-        if not getattr(task.get_coro(), "__qualname__", "").startswith("AioServer.")
+        if not _is_of_server(task)
+        # A worker of such a fixture makes one for each of its waits: to await them would be to wait with it.
+        and not ((maker := makers_of_tasks.get(task)) and (by := maker()) in before and not _is_of_server(by))
     }
     if leaked:
         _, leaked = await asyncio.wait(leaked, timeout=LEAK_GRACE_SECONDS)
@@ -61,3 +82,7 @@ def no_unexpected_error(request: pytest.FixtureRequest, caplog: pytest.LogCaptur
     records = [record for when in ("setup", "call", "teardown") for record in caplog.get_records(when)]
     errors = [record.getMessage() for record in records if record.levelno >= logging.ERROR]
     assert not errors, f"logged at level ERROR: {errors}"
+
+
+def _is_of_server(task: asyncio.Task[Any] | None) -> bool:
+    return task is not None and getattr(task.get_coro(), "__qualname__", "").startswith("AioServer.")
