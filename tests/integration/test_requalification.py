@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -48,6 +47,7 @@ from tests.support.feedback_stack import RealFeedback, feedback_before
 from tests.support.invariants import assert_laws
 from tests.support.mta_side import Answer
 from tests.support.statuses import refused
+from tests.support.terminal import Terminal
 
 TIME_US = 1_800_000_100_000_000
 SINCE, UNTIL = Timestamp(seconds=1_800_000_000), Timestamp(seconds=1_800_001_000)
@@ -500,7 +500,14 @@ async def test_the_rules_are_listed_and_tried_with_their_source(both: Both) -> N
     assert (told.source, told.rules_version) == (sources["text.mailbox-full"], RULES_VERSION)
 
 
-async def test_the_commands_try_list_and_requalify(both: Both) -> None:
+async def test_the_commands_try_list_and_requalify(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal(monkeypatch)
+
+    async def said(*arguments: str, status: int = 0) -> str:
+        result = await terminal.run(*arguments)
+        assert result.exit_code == status, result.output
+        return result.output
+
     delivery_id = await both.delivery.sent(2)
     await both.delivery.apply(bounced(delivery_id, 1, "550 user unknown"), bounced(delivery_id, 2, "odd <a@b.example>"))
     token_file = both.folder / "person.token"
@@ -509,33 +516,21 @@ async def test_the_commands_try_list_and_requalify(both: Both) -> None:
     feedback = ("--target", both.feedback.app.address, "--token-file", str(token_file))
     time = ("--since", "2027-01-15", "--until", "2027-01-16T12:00")
 
-    listed = json.loads((await _campaign("undefined", *time, *delivery, "--json")).splitlines()[0])
+    listed = json.loads((await said("undefined", *time, *delivery, "--json")).splitlines()[0])
     assert (listed["count"], listed["example_delivery_id"]) == ("1", delivery_id)
-    assert "user unknown" in await _campaign("undefined", *time, *delivery, "--delivery", delivery_id)
-    assert "RFC 5248" in await _campaign("rules", *feedback)
-    explained = await _campaign(
+    assert "user unknown" in await said("undefined", *time, *delivery, "--delivery", delivery_id)
+    assert "RFC 5248" in await said("rules", *feedback)
+    explained = await said(
         "explain", delivery_id, "1", "--rules", "--feedback-target", both.feedback.app.address, *delivery
     )
     assert f"text.user-unknown (version {RULES_VERSION}): hard: user unknown" in " ".join(explained.split())
 
-    dry = await _campaign("requalify", *time, *feedback, "--dry-run")
+    dry = await said("requalify", *time, *feedback, "--dry-run")
     assert "What would change:" in dry
     assert (await both.failure(delivery_id, 1))[1:] == (SOFT, NOT_DEFINED)
-    told = json.loads(await _campaign("requalify", *time, *feedback, "--yes", "--json"))
+    told = json.loads(await said("requalify", *time, *feedback, "--yes", "--json"))
     assert [change["send_logs"] for change in told["changes"]] == ["1"]
     assert (await both.failure(delivery_id, 1))[1:] == (HARD, REASON_USER_UNKNOWN)
-    assert "Nothing has changed." in await _campaign("requalify", *time, *feedback, "--yes")
-    refusal = await _campaign("requalify", "--since", "tomorrow", *feedback, status=2)
+    assert "Nothing has changed." in await said("requalify", *time, *feedback, "--yes")
+    refusal = await said("requalify", "--since", "tomorrow", *feedback, status=2)
     assert "'tomorrow' is no time" in refusal
-
-
-async def _campaign(*arguments: str, status: int = 0) -> str:
-    """What the command prints."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "campaign_cli", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output = (await process.communicate())[0].decode()
-    assert process.returncode == status, output
-    return output

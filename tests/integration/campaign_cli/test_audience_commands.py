@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import signal
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +15,14 @@ from campaign_cli.running import INTERRUPTED_STATUS
 from tests.support.delivery_stack import DeliveryStack, Observed, delivery_stack, people
 from tests.support.eventually import eventually
 from tests.support.invariants import assert_laws
+from tests.support.terminal import Terminal
 
 
 @dataclass
 class Command:
-    """The command, as a process of its own, of someone who may send."""
+    """The command of someone who may send."""
 
+    terminal: Terminal
     stack: DeliveryStack
     folder: Path
     before: int = 0
@@ -39,21 +39,17 @@ class Command:
         """What it says on stdout and stderr. One that `sends` watches for a week: it is left once all has been sent."""
         token_file = self.folder / "sender.token"
         token_file.write_text(self.stack.keys.sign("sender", roles))
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "campaign_cli", *arguments),
-            *("--target", self.stack.target, "--token-file", str(token_file)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        ending = asyncio.ensure_future(process.communicate(given.encode()))
+        where = ("--target", self.stack.target, "--token-file", str(token_file))
+        ending = asyncio.create_task(self.terminal.run(*arguments, *where, given=given))
         if sends:
-            await eventually(self._finished)
-            process.send_signal(signal.SIGINT)
+            try:
+                await eventually(self._finished)
+            finally:
+                self.terminal.interrupt()
             status = INTERRUPTED_STATUS
-        stdout, stderr = await asyncio.wait_for(ending, 60)
-        assert process.returncode == status, stderr.decode()
-        return stdout.decode(), stderr.decode()
+        result = await ending
+        assert result.exit_code == status, result.stderr
+        return result.stdout, result.stderr
 
     async def newest(self) -> delivery_pb2.Delivery:
         return (await self.stack.stub.ListDeliveries(pb.ListDeliveriesRequest())).deliveries[0]
@@ -64,9 +60,9 @@ class Command:
 
 
 @pytest.fixture
-async def command(database: str, tmp_path: Path) -> AsyncIterator[Command]:
+async def command(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Command]:
     async with delivery_stack(database, tmp_path / "service") as stack:
-        yield Command(stack, tmp_path)
+        yield Command(Terminal(monkeypatch), stack, tmp_path)
     await assert_laws(database)
 
 

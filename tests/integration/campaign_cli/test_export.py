@@ -1,6 +1,5 @@
 """`campaign export` against a running service: three formats of the same rows, incrementally, whole or not at all."""
 
-import asyncio
 import csv
 import json
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from click.testing import Result
 from pyarrow import parquet
 
 from campaign.delivery.v1 import send_log_pb2
@@ -22,44 +22,30 @@ from campaign_cli.client import DeliveryClient
 from campaign_cli.errors import CommandFailed
 from campaign_cli.export import COLUMNS, export_send_logs, row_of
 from tests.support.delivery_stack import DeliveryStack, Observed, delivery_stack
+from tests.support.terminal import Terminal
 
 TIME_US = 1_790_000_100_000_000
 
 
 @dataclass
-class Done:
-    """How the command ended."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-
-@dataclass
 class Command:
-    """The command, as a process of its own."""
+    """The command of someone who may read."""
 
+    terminal: Terminal
     stack: DeliveryStack
     folder: Path
 
-    async def __call__(self, *arguments: str, command: str = "export") -> Done:
+    async def __call__(self, *arguments: str, command: str = "export") -> Result:
         token_file = self.folder / "reader.token"
         token_file.write_text(self.stack.keys.sign("reader", ["read"]))
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "campaign_cli", command, *arguments),
-            *("--target", self.stack.target, "--token-file", str(token_file)),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        stdout, stderr = await process.communicate()
-        assert process.returncode is not None
-        return Done(process.returncode, stdout.decode(), stderr.decode())
+        where = ("--target", self.stack.target, "--token-file", str(token_file))
+        return await self.terminal.run(command, *arguments, *where)
 
     async def rows(self, delivery_id: str, name: str, *arguments: str) -> tuple[list[dict[str, Any]], str]:
         """The rows of an export, as read back from its file, and its token."""
         path = self.folder / name
         done = await self(delivery_id, "--output", str(path), "--format", path.suffix[1:], "--json", *arguments)
-        assert done.status == 0, done.stderr
+        assert done.exit_code == 0, done.stderr
         result = json.loads(done.stdout)
         found = read_back(path)
         assert len(found) == result["send_logs"]
@@ -80,9 +66,9 @@ def read_back(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-async def command(database: str, tmp_path: Path) -> AsyncIterator[Command]:
+async def command(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Command]:
     async with delivery_stack(database, tmp_path / "service") as stack:
-        yield Command(stack, tmp_path)
+        yield Command(Terminal(monkeypatch), stack, tmp_path)
 
 
 async def test_the_formats_hold_what_the_service_tells(command: Command) -> None:
@@ -137,7 +123,7 @@ async def test_the_command_tells_a_person_how_to_go_on(command: Command) -> None
 
     done = await command(delivery_id, "--output", str(path))
 
-    assert done.status == 0
+    assert done.exit_code == 0
     token = (await command.stack.kpis(delivery_id)).resume_token
     assert f"1 send log written to {path}." in done.stdout
     assert f"campaign export {delivery_id} --format csv --since {token} --output FILE --target" in done.stdout
@@ -164,9 +150,8 @@ async def test_an_export_that_fails_leaves_the_file_of_before(command: Command) 
 
     done = await command("12345", "--output", str(path))
 
-    assert done.status == 1
+    assert done.exit_code == 1
     assert "DELIVERY_NOT_FOUND" in done.stderr
-    assert "Traceback" not in done.stderr
     assert path.read_text() == "before"
     assert list(command.folder.glob("*.part")) == []
 

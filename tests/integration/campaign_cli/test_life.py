@@ -1,21 +1,20 @@
 """The commands for the life of a delivery, against a running DeliveryService."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from campaign.delivery.v1 import delivery_pb2
-from campaign_cli.commands import campaign
 from tests.support.clock import SetClock
 from tests.support.delivery_stack import ALL_ROLES, DeliveryStack, delivery_stack, people
 from tests.support.eventually import eventually
 from tests.support.invariants import assert_laws
 from tests.support.mta_side import LATER
+from tests.support.terminal import Terminal
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 
@@ -23,13 +22,13 @@ NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 class Command:
     """`campaign …` on a service; it must succeed."""
 
-    def __init__(self, stack: DeliveryStack, folder: Path, clock: SetClock) -> None:
-        self.stack, self.folder, self.clock = stack, folder, clock
+    def __init__(self, terminal: Terminal, stack: DeliveryStack, folder: Path, clock: SetClock) -> None:
+        self.terminal, self.stack, self.folder, self.clock = terminal, stack, folder, clock
         (folder / "user.token").write_text(stack.keys.sign("anna", ALL_ROLES, 10**9))
 
     async def result(self, name: str, *arguments: str) -> Result:
         where = ("--target", self.stack.target, "--token-file", str(self.folder / "user.token"))
-        return await asyncio.to_thread(CliRunner().invoke, campaign, [name, *arguments, *where])
+        return await self.terminal.run(name, *arguments, *where)
 
     async def __call__(self, name: str, *arguments: str) -> str:
         result = await self.result(name, *arguments)
@@ -49,12 +48,9 @@ class Command:
 
 @pytest.fixture
 async def command(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Command]:
-    # A thread of a test takes no signals.
-    monkeypatch.setattr("asyncio.BaseEventLoop.add_signal_handler", lambda *_: None, raising=False)
-    monkeypatch.setattr("asyncio.SelectorEventLoop.add_signal_handler", lambda *_: None)
     clock = SetClock(NOW)
     async with delivery_stack(database, tmp_path, clock=clock, alert_check_seconds=0.02) as stack:
-        yield Command(stack, tmp_path, clock)
+        yield Command(Terminal(monkeypatch), stack, tmp_path, clock)
     await assert_laws(database)
 
 

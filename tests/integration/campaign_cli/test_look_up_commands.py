@@ -1,8 +1,6 @@
 """`campaign render`, `messages`, `breakdown`, `tracking`, `changes` and `dead-letters` against a running service."""
 
-import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +10,16 @@ import pytest
 
 from campaign.delivery.v1 import delivery_pb2, send_log_pb2
 from tests.support.delivery_stack import DeliveryStack, Fact, Observed, delivery_stack, people
+from tests.support.terminal import Terminal
 
 LINK = "https://shop.test/fair"
 
 
 @dataclass
 class Command:
-    """The command, as a process of its own, on a delivery to three: one delivered and clicked, one bounced."""
+    """The command on a delivery to three: one delivered and clicked, one bounced."""
 
+    terminal: Terminal
     stack: DeliveryStack
     folder: Path
     delivery_id: str
@@ -27,15 +27,10 @@ class Command:
     async def text(self, *arguments: str, status: int = 0) -> str:
         token_file = self.folder / "reader.token"
         token_file.write_text(self.stack.keys.sign("reader", ["read", "administration"]))
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "campaign_cli", *arguments),
-            *("--target", self.stack.target, "--token-file", str(token_file)),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        stdout, stderr = await asyncio.wait_for(process.communicate(), 60)
-        assert process.returncode == status, stderr.decode()
-        return stdout.decode() + stderr.decode()
+        where = ("--target", self.stack.target, "--token-file", str(token_file))
+        result = await self.terminal.run(*arguments, *where)
+        assert result.exit_code == status, result.stderr
+        return result.stdout + result.stderr
 
     async def rows(self, *arguments: str) -> list[dict[str, Any]]:
         lines = (await self.text(*arguments)).splitlines()
@@ -43,10 +38,10 @@ class Command:
 
 
 @pytest.fixture
-async def command(database: str, tmp_path: Path) -> AsyncIterator[Command]:
+async def command(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Command]:
     content = delivery_pb2.Content(subject="Hello {{ first_name }}", text="Hi.", from_address="fair@shop.test")
     async with delivery_stack(database, tmp_path) as stack:
-        yield Command(stack, tmp_path, await _sent(stack, content))
+        yield Command(Terminal(monkeypatch), stack, tmp_path, await _sent(stack, content))
 
 
 async def _sent(stack: DeliveryStack, content: delivery_pb2.Content) -> str:
