@@ -87,6 +87,7 @@ class StatusStream(Generic[TicketT]):
         source: EventSource[TicketT],
         clock: Clock,
         hooks: StreamHooks | None = None,
+        backoff_seconds: tuple[float, float] = BACKOFF_SECONDS,
     ) -> None:
         self._source_id = source_id
         self._stub = stub
@@ -94,6 +95,7 @@ class StatusStream(Generic[TicketT]):
         self._source = source
         self._clock = clock
         self._hooks = hooks or StreamHooks()
+        self._backoff_seconds = backoff_seconds
         self._random = Random(source_id)
         self._unacked: deque[_Frame[TicketT]] = deque()
         self._acked_through = 0
@@ -108,7 +110,7 @@ class StatusStream(Generic[TicketT]):
 
     async def run(self) -> None:
         """Keeps the stream open, until cancelled."""
-        waits = delays(*BACKOFF_SECONDS, self._random.random)
+        waits = delays(*self._backoff_seconds, self._random.random)
         extra = {"action": "stream_status", "source_id": self._source_id}
         while True:
             try:
@@ -120,7 +122,7 @@ class StatusStream(Generic[TicketT]):
                 log.warning("token can't be read, will be tried again", extra=extra, exc_info=True)
             self.connected = False
             if self._acked_through:
-                waits = delays(*BACKOFF_SECONDS, self._random.random)
+                waits = delays(*self._backoff_seconds, self._random.random)
             await self._clock.sleep(next(waits))
 
     async def _session(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from mta_side.status_stream import BACKOFF_SECONDS
 from mta_simulator.app import Settings, read_public_key, running
 from mta_simulator.journal import IN_MEMORY, JournalUnusable
 from mta_simulator.misbehaviour import MisbehaviourOptions
@@ -41,6 +42,12 @@ SCRIPT, MISBEHAVIOUR = ScriptOptions(), MisbehaviourOptions()
     type=click.IntRange(1),
     default=PENDING_EVENTS_MAX,
     help="Events not acknowledged yet; beyond it the relay takes nothing more.",
+)
+@click.option(
+    "--reconnect-seconds-max",
+    type=click.FloatRange(0, min_open=True),
+    default=BACKOFF_SECONDS[1],
+    help="The largest ceiling of the jittered wait before a feedback stream is opened again.",
 )
 @click.option("--seed", default=SCRIPT.seed, help="Same seed, same address: same fate.")
 @click.option("--time-scale", type=click.FloatRange(0), default=SCRIPT.time_scale, help="Multiplies all delays.")

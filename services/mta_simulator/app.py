@@ -16,7 +16,7 @@ from campaign.delivery.v1 import role_pb2 as role_pb
 from campaign.feedback.v1 import feedback_service_pb2_grpc as feedback_grpc
 from campaign.mta.v1 import relay_service_pb2 as relay_pb
 from campaign.mta.v1 import relay_service_pb2_grpc as relay_grpc
-from mta_side.status_stream import StatusStream
+from mta_side.status_stream import BACKOFF_SECONDS, StatusStream
 from mta_simulator.journal import IN_MEMORY, KEEP_SECONDS, Journal
 from mta_simulator.misbehaviour import Misbehaviour, MisbehaviourOptions
 from mta_simulator.playback import PENDING_EVENTS_MAX, Playback
@@ -53,6 +53,7 @@ class Settings:
     source_id: str = "mta-simulator"
     journal: str = IN_MEMORY
     pending_events_max: int = PENDING_EVENTS_MAX
+    reconnect_seconds_max: float = BACKOFF_SECONDS[1]
     script: ScriptOptions = field(default_factory=ScriptOptions)
     misbehaviour: MisbehaviourOptions = field(default_factory=MisbehaviourOptions)
 
@@ -74,8 +75,9 @@ class Simulator:
         self._channel = open_channel(settings.feedback_target, None)
         stub = feedback_grpc.FeedbackServiceStub(self._channel)
         events, mischief = PlayedEvents(self._playback, self.truth), Mischief(misbehaviour, self.truth)
+        backoff_seconds = min(BACKOFF_SECONDS[0], settings.reconnect_seconds_max), settings.reconnect_seconds_max
         self._streams = [
-            StatusStream(f"{settings.source_id}-{number}", stub, token_source, events, clock, mischief)
+            StatusStream(f"{settings.source_id}-{number}", stub, token_source, events, clock, mischief, backoff_seconds)
             for number in range(1, settings.streams + 1)
         ]
         self._server = GrpcServer(_serve_calls(settings.public_key_pem, clock))

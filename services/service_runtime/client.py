@@ -18,7 +18,9 @@ Options: TypeAlias = Sequence[tuple[str, Any]]
 
 KEEPALIVE_SECONDS = 20
 PING_TIMEOUT_SECONDS = 10
-RECONNECT_BACKOFF_SECONDS_MAX = 10
+RECONNECT_BACKOFF_SECONDS = (0.1, 2.0)
+"""The first and the longest wait of a channel before it looks for its server again, during which calls fail at once: it
+adds to the back-off of whoever calls. grpc's own, 1 s to two minutes, would keep a server that is back waiting."""
 METADATA_BYTES_MAX = 65_536
 STREAM_WINDOW_BYTES = 256 * 1_024
 """How much unread data a stream may bring to us; grpc's own default lets some 4 MiB pile up per stream."""
@@ -89,6 +91,7 @@ def open_channel(
 
 def client_options(retried: Mapping[str, Iterable[str]], *, message_bytes_max: int = MESSAGE_BYTES_MAX) -> Options:
     """The channel arguments of every client."""
+    first_wait, longest_wait = RECONNECT_BACKOFF_SECONDS
     return [
         ("grpc.max_receive_message_length", message_bytes_max),
         ("grpc.max_send_message_length", message_bytes_max),
@@ -101,7 +104,8 @@ def client_options(retried: Mapping[str, Iterable[str]], *, message_bytes_max: i
         # A connection per channel. Shared ones (the default) hand on the back-off of a channel that was closed before,
         # and then a first call may fail although the server has come up.
         ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.max_reconnect_backoff_ms", RECONNECT_BACKOFF_SECONDS_MAX * 1_000),
+        ("grpc.initial_reconnect_backoff_ms", int(first_wait * 1_000)),
+        ("grpc.max_reconnect_backoff_ms", int(longest_wait * 1_000)),
         ("grpc.max_metadata_size", METADATA_BYTES_MAX),
         ("grpc.service_config", service_config(retried)),
     ]
