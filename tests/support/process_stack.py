@@ -1,5 +1,6 @@
 """Both services and the simulator as processes of their own, on a test database: to be killed and started again."""
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -25,6 +26,10 @@ from tests.support.eventually import eventually
 START_SECONDS_MAX = 90.0
 RUN_SECONDS_MAX = 180.0
 CHUNK = 2_000
+MISBEHAVIOUR = (
+    *("--duplicates", "0.05", "--reorder", "--cut-streams", "15", "--unknown-messages", "0.002"),
+    *("--malformed", "0.002", "--try-later", "0.01", "--time-scale", "0.3"),
+)
 
 
 class ProcessStack:
@@ -88,6 +93,9 @@ class ProcessStack:
                 # A killed worker's leases end soon, so that the tests do.
                 "DELIVERY_RELAY_LEASE_SECONDS": "2",
                 "DELIVERY_PREPARATION_LEASE_SECONDS": "2",
+                # So do the pauses before what the MTA has put off, or what has failed, is relayed again.
+                "DELIVERY_RELAY_RETRY_SECONDS": "0.1",
+                "DELIVERY_RELAY_RETRY_MAX_SECONDS": "1",
                 **self._environment,
             }
         if name == "feedback_service":
@@ -97,10 +105,12 @@ class ProcessStack:
                 "FEEDBACK_DELIVERY_TARGET": local(ports.delivery),
                 "FEEDBACK_TOKEN_FILE": str(self._credentials.token_file("feedback")),
                 "FEEDBACK_JWT_PUBLIC_KEY_FILE": key,
+                "FEEDBACK_RECONNECT_SECONDS_MAX": "0.5",
             }
         return [
             *("--listen", local(ports.mta), "--feedback-target", local(ports.feedback)),
             *("--token-file", str(self._credentials.token_file("mta")), "--jwt-public-key-file", key),
+            *("--reconnect-seconds-max", "0.5"),
             *self._simulator_arguments,
         ], {}
 
@@ -203,6 +213,6 @@ async def process_stack(
     stack = ProcessStack(folder, dsn, simulator_arguments, environment)
     async with AsyncExitStack() as exits:
         exits.push_async_callback(stack.stop)
-        for name in ("delivery_service", "feedback_service", "mta_simulator"):
-            await stack.start(name)
+        # Each waits for the next one by itself.
+        await asyncio.gather(*map(stack.start, ("delivery_service", "feedback_service", "mta_simulator")))
         yield stack

@@ -1,6 +1,7 @@
 """The `campaign` command in the test's own process: one of its own takes a second or more to start, for each call."""
 
 import asyncio
+import json
 import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -31,6 +32,12 @@ class Terminal:
         self._on_signal.clear()
         runner = CliRunner(catch_exceptions=False)
         return await asyncio.to_thread(runner.invoke, campaign, arguments, input=given, prog_name="campaign")
+
+    async def rows(self, *arguments: str) -> list[dict[str, Any]]:
+        """The JSON lines of a command that must succeed."""
+        result = await self.run(*arguments, "--json")
+        assert result.exit_code == 0, result.stderr
+        return [json.loads(line) for line in result.stdout.splitlines()]
 
     def interrupt(self) -> None:
         """Ctrl-C for the command that runs."""
