@@ -69,7 +69,7 @@ buf-baseline: setup ## Declare the contracts of today to be the ones that must n
 
 .PHONY: test
 test: setup ## Run all tests but those that need Postfix, a few files at a time; ARGS="-k word -x" goes to pytest
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 	@echo "Left to make test-postfix: $$(ls tests/postfix/test_*.py | xargs)"
 
 .PHONY: test-unit

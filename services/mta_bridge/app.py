@@ -148,7 +148,7 @@ class App:
         """Messages first: queued ones are put off, those on their way get their answer. Then the inputs, whose senders
         keep what is not acknowledged; then the feedback streams, and the journal last."""
         grace_seconds = self._settings.shutdown_grace_seconds
-        await self.server.stop(grace_seconds)
+        await self.server.stop(grace_seconds, notice_seconds=self._settings.shutdown_notice_seconds)
         if self._webhooks is not None:
             await self._webhooks.stop()
         await self._bounce_box.stop(grace_seconds / 2)

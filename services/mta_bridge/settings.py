@@ -118,6 +118,8 @@ class Settings(BaseSettings):
     """Reports not acknowledged yet; beyond it the three inputs wait."""
     receive_bytes_max: int = Field(4 * 1_024 * 1_024, ge=1_024)
     """The largest request of the relay."""
+    shutdown_notice_seconds: float = Field(0.25, ge=0)
+    """How long a stop lets health checkers see that it stops, and clients look elsewhere, before it ends anything."""
     shutdown_grace_seconds: float = Field(20.0, gt=0)
     """How long a stop takes at the most; what is being sent gets its answer first."""
 

@@ -120,7 +120,8 @@ class Simulator:
 
     async def stop(self) -> None:
         """Stops, and prints the truth one last time."""
-        await self._server.stop(grace_seconds=2.0)
+        # No notice: there is no other simulator to look for.
+        await self._server.stop(grace_seconds=2.0, notice_seconds=0.0)
         await self._tasks.stop()
         await self._channel.close()
         self._print_truth(self.idle)

@@ -131,6 +131,7 @@ def run(smtp: ScriptedSmtp, feedback: FeedbackDouble, tmp_path: Path) -> RunBrid
             "smtp_port": smtp.port,
             "smtp_retry_seconds_min": 0.05,
             "smtp_retry_seconds_max": 0.2,
+            "shutdown_notice_seconds": 0.0,
             "shutdown_grace_seconds": 2.0,
         }
         faults: list[str] = []
