@@ -11,14 +11,14 @@ import pytest
 from tests.support import postgres
 
 LEAK_GRACE_SECONDS = 30.0
-TIERS = ("acceptance", "integration", "unit")
+TIERS = ("tests/acceptance", "tests/integration", "tests/unit")
 """From the longest files to the shortest."""
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begins with the longest files: where several run at once, none is then left that one process works on alone."""
-    items.sort(key=lambda item: next((place for place, tier in enumerate(TIERS) if tier in item.path.parts), 0))
+    items.sort(key=lambda item: [not item.nodeid.startswith(tier) for tier in TIERS])
 
 Makers = WeakKeyDictionary[asyncio.Task[Any], ReferenceType[asyncio.Task[Any]]]
 
