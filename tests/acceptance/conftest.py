@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.campaign_process import processes_of
 from tests.support.invariants import assert_laws
+from tests.support.postgres import folder_place
 from tests.support.process_stack import MISBEHAVIOUR, ProcessStack, process_stack
 from tests.support.terminal import Terminal
 
@@ -29,6 +30,6 @@ async def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 def folder() -> Iterator[Path]:
     # Not below pytest's own folder: each new run of pytest closes that one to other users, and Postgres is another user
     # when root runs the tests.
-    with tempfile.TemporaryDirectory(prefix="campaign-tests-") as parent:
+    with tempfile.TemporaryDirectory(prefix="campaign-tests-", dir=folder_place()) as parent:
         yield Path(parent) / "data"
         assert processes_of(Path(parent)) == []

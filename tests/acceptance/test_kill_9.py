@@ -43,8 +43,7 @@ async def test_both_services_killed_at_once_come_back_to_the_truth(stack: Proces
     await stack.truth_reached(delivery.delivery_id)
 
 
-async def test_postgres_killed_in_mid_run_is_waited_for(tmp_path: Path) -> None:
-    folder = tmp_path / "postgres"
+async def test_postgres_killed_in_mid_run_is_waited_for(folder: Path, tmp_path: Path) -> None:
     with ExitStack() as exits:
         postgres = exits.enter_context(EmbeddedPostgres(folder, DURABLE))
         await migrate(postgres.dsn)

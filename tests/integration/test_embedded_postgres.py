@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from service_runtime.embedded_postgres import DURABLE, THROWAWAY, EmbeddedPostgres, PostgresUnavailable
+from tests.support.postgres import folder_place
 
 STARTS_AND_WAITS = """
 import signal, sys, time
@@ -31,7 +32,7 @@ with EmbeddedPostgres(Path(sys.argv[1]), THROWAWAY) as postgres:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="campaign-", dir="/tmp") as parent:
+    with tempfile.TemporaryDirectory(prefix="campaign-", dir=folder_place()) as parent:
         yield Path(parent) / "postgres"
 
 
