@@ -33,6 +33,7 @@ from service_runtime.errors import ErrorStatus, ErrorTranslator
 from service_runtime.interceptors import ServeCalls
 from service_runtime.problems import FieldViolation, InvalidInput, Problem
 from service_runtime.server import GrpcServer, ServerLimits
+from tests.support.eventually import eventually
 
 SERVICE = "test.v1.TestService"
 TIMEOUT_SECONDS = 10.0
@@ -567,6 +568,21 @@ async def test_the_client_retries_the_methods_it_was_told_to(lab: Lab) -> None:
         assert await call(channel, "UnaryUnary", b"fine") == [b"ok"]
     await lab.calls.wait_idle()
     assert lab.codes("UnaryUnary") == {"UNAVAILABLE": 4, "OK": 1}
+
+
+async def test_a_channel_soon_looks_again_for_a_server_that_is_away() -> None:
+    looks = 0
+
+    def look(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal looks
+        looks += 1
+        writer.close()
+
+    away = await asyncio.start_server(look, "127.0.0.1", 0)
+    target = f"127.0.0.1:{away.sockets[0].getsockname()[1]}"
+    async with away, open_channel(target, None) as channel:
+        channel.get_state(try_to_connect=True)
+        await eventually(lambda: looks >= 5, timeout_seconds=7)  # grpc by itself: 9 s
 
 
 async def test_admin_http_tells_metrics_life_and_readiness() -> None:
