@@ -55,7 +55,7 @@ from delivery_service.store.before_the_send import BeforeTheSend
 from delivery_service.store.closing import Closing
 from delivery_service.store.commands import Commands
 from delivery_service.store.control import Control
-from delivery_service.store.database import DatabaseSettings, open_pool
+from delivery_service.store.database import DatabaseSettings, open_pool, open_relay_pool
 from delivery_service.store.deliveries import Deliveries
 from delivery_service.store.erasures import Erasures
 from delivery_service.store.exclusions import Exclusions
@@ -204,7 +204,9 @@ class App:
             return await RelayServiceStub(channel).Withdraw(request, metadata=metadata, timeout=timeout)
 
         holder = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
-        parts = RelayParts(pool, holder, timedelta(seconds=settings.relay_lease_seconds))
+        relay_pool = await open_relay_pool(database, settings.relay_connections)
+        self._closing.append(relay_pool.close)
+        parts = RelayParts(relay_pool, holder, timedelta(seconds=settings.relay_lease_seconds))
         barred = BarredMessages(withdraw, writer, clock)
         relay = RelayWorker(deliveries, parts, open_relay_call, writer, barred, settings, clock, metrics, self._changed)
         self._closing.append(relay.close)

@@ -91,6 +91,8 @@ class Settings(BaseSettings):
     relay_batch_size_max: int = Field(1_024, ge=1, le=1_024)
     relay_batch_bytes_max: int = Field(1024 * 1024, ge=64 * 1024, le=2 * 1024 * 1024)
     """A batch must fit into one gRPC message, whatever the attributes."""
+    relay_connections: int = Field(2, ge=1, le=64)
+    """Connections that claim and read what is relayed; about one per CPU of the database."""
     relay_lease_seconds: float = Field(60.0, gt=1)
     relay_answer_timeout_seconds: float = Field(300.0, gt=0)
     relay_retry_seconds: float = Field(2.0, gt=0)

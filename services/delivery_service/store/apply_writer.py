@@ -120,12 +120,12 @@ class ApplyWriter:
         async with self._budget.take(len(columns)):
             return await self._apply(columns)
 
-    async def apply_hand_over(self, hand_over: HandOver) -> Refused:
-        """As `apply` with the same as columns, at half of the cost."""
+    async def apply_hand_over(self, hand_over: HandOver) -> tuple[Refused, bool]:
+        """As `apply` with the same as columns, at half of the cost. Also whether its claim has ended with it."""
         async with self._budget.take(len(hand_over.recipients)):
             slot_counts = await self._slot_counts_of({hand_over.delivery_id})
             if hand_over.delivery_id not in slot_counts or not hand_over.is_of_one_part:
-                return await self._apply(hand_over.columns())
+                return await self._apply(hand_over.columns()), False
             slot = slot_of(hand_over.first, slot_counts[hand_over.delivery_id])
             lost: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
             writer = self._writers[(hand_over.delivery_id + slot) % len(self._writers)]
@@ -137,10 +137,11 @@ class ApplyWriter:
                 writer.withdraw(piece)
                 raise
             if not losers:
-                return Refused([], [])
+                return Refused([], []), hand_over.claim_count > 0
             indexes = [index for index, recipient in enumerate(hand_over.recipients) if recipient in losers]
             refused = await self._apply(hand_over.columns().take(indexes))
-            return Refused([indexes[i] for i in refused.unknown], [indexes[i] for i in refused.malformed])
+            unknown, malformed = ([indexes[i] for i in column] for column in (refused.unknown, refused.malformed))
+            return Refused(unknown, malformed), False
 
     async def _apply(self, columns: ObservationColumns) -> Refused:
         slot_counts = await self._slot_counts_of(set(columns.delivery_ids))
@@ -258,10 +259,11 @@ class _Writer:
         values: tuple[Any, ...] = (hand_over.delivery_id, piece.slot, now, hand_over.first)
         if hand_over.is_of_one_moment:
             statement = query("apply_relayed_at_once")
-            values += (hand_over.event_times_us[0], len(hand_over.recipients))
+            values += (len(hand_over.recipients), hand_over.event_times_us[0])
         else:
             statement = query("apply_relayed")
             values += (hand_over.times_by_recipient(),)
+        values += (hand_over.claim_count,)
         try:
             lost = await self._until_written(lambda connection: connection.fetchval(statement, *values)) or []
         except _REFUSED_FOR_DATA as error:

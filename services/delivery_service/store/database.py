@@ -59,20 +59,7 @@ class SchemaOutdated(RuntimeError):
 
 async def open_pool(settings: DatabaseSettings) -> asyncpg.Pool:
     """The pool for commands and queries; SchemaOutdated if the database was not migrated."""
-    pool = await asyncpg.create_pool(
-        settings.dsn,
-        min_size=1,
-        max_size=settings.pool_size_max,
-        timeout=settings.connect_timeout_seconds,
-        command_timeout=settings.long_statement_timeout_seconds,
-        server_settings={
-            **settings.session(settings.statement_timeout_seconds),
-            # Short statements, many of them: starting a parallel worker, or compiling, costs more than it can give.
-            "max_parallel_workers_per_gather": "0",
-            "jit": "off",
-        },
-        reset=_keep_session,
-    )
+    pool = await _create_pool(settings, 1, settings.pool_size_max, {})
     async with pool.acquire() as connection:
         at, needed = await schema_version(connection), max(migrations())
     if at < needed:
@@ -81,6 +68,36 @@ async def open_pool(settings: DatabaseSettings) -> asyncpg.Pool:
             f"the database is at version {at}, {needed} is needed: run `python -m delivery_service migrate`"
         )
     return pool
+
+
+async def open_relay_pool(settings: DatabaseSettings, size: int) -> asyncpg.Pool:
+    """The pool for the parts that are relayed: few connections, since each plans its statements and loads the catalog
+    for itself, which takes as long as reading dozens of parts. Generic plans for the same reason: they are the best for
+    a range of a key, whatever is in the table."""
+    return await _create_pool(settings, size, size, RELAY_PLANS)
+
+
+RELAY_PLANS: Final = {"plan_cache_mode": "force_generic_plan"}
+
+
+async def _create_pool(
+    settings: DatabaseSettings, size_min: int, size_max: int, server_settings: dict[str, str]
+) -> asyncpg.Pool:
+    return await asyncpg.create_pool(
+        settings.dsn,
+        min_size=size_min,
+        max_size=size_max,
+        timeout=settings.connect_timeout_seconds,
+        command_timeout=settings.long_statement_timeout_seconds,
+        server_settings={
+            **settings.session(settings.statement_timeout_seconds),
+            # Short statements, many of them: starting a parallel worker, or compiling, costs more than it can give.
+            "max_parallel_workers_per_gather": "0",
+            "jit": "off",
+            **server_settings,
+        },
+        reset=_keep_session,
+    )
 
 
 async def _keep_session(_: object) -> None:

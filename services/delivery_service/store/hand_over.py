@@ -14,6 +14,9 @@ class HandOver:
     delivery_id: int
     recipients: list[int]
     event_times_us: list[int]
+    claim_count: int = 0
+    """The claim of their part, if they are all messages that the part ever had: then it is done once they are
+    applied. 0: they are not."""
 
     @property
     def first(self) -> int:

@@ -18,6 +18,8 @@ class Claim:
     delivery_id: int
     part: int
     claim_count: int
+    prepared_count: int = 0
+    """How many messages the part has had at first."""
     through: int = RECIPIENT_MAX
     """The last recipient that may leave; beyond it the delivery's pacing holds them back."""
     paused_domains: tuple[str, ...] = ()
@@ -70,6 +72,7 @@ class RelayParts:
                 delivery_id,
                 row["part"],
                 row["claim_count"],
+                row["prepared_count"],
                 row["through"],
                 tuple(row["paused_domains"]),
                 row["domain_pause_version"],
@@ -92,12 +95,11 @@ class RelayParts:
         arguments = (claim.delivery_id, claim.first, end, channel)
         if not claim.paused_domains:
             (row,) = await self._pool.fetch(query("read_part"), *arguments)
-            held = 0
-        else:
-            (row,) = await self._pool.fetch(query("read_part_beside_paused_domains"), *arguments, claim.paused_domains)
-            held = row["held"]
+            if not row["any_barred"]:  # nearly always
+                return PartMessages(row["recipients"], row["addresses"], row["attributes"])
+        (row,) = await self._pool.fetch(query("read_part_apart"), *arguments, claim.paused_domains)
         barred = tuple(zip(row["barred"], map(Reason, row["barred_reasons"]), strict=True))
-        return PartMessages(row["recipients"], row["addresses"], row["attributes"], held, barred)
+        return PartMessages(row["recipients"], row["addresses"], row["attributes"], row["held"], barred)
 
     async def not_left(self, claim: Claim) -> list[int]:
         """The part's recipients that are PREPARED still."""

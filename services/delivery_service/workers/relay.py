@@ -172,6 +172,9 @@ class RelayWorker:
             for error in sorted(errors, key=lambda error: isinstance(error, Halted)):  # a real one counts first
                 raise error
             relayed = [batch for batch in ended if isinstance(batch, _Relayed)]
+            if any(batch.claim_ended for batch in relayed):
+                self._failures = 0
+                return
             available_after = max([available_after, *(batch.wait for batch in relayed)])
             decided = sum(batch.decided for batch in relayed)
             if claim.held_back:
@@ -203,28 +206,32 @@ class RelayWorker:
 
     async def _relay_batch(self, delivery: Delivery, claim: Claim, messages: PartMessages) -> "_Relayed":
         """Relays some messages and commits the answers."""
-        answer, decided = await self.hand_over(delivery, messages, lambda: self._may_leave(claim))
+        may_end = claim.claim_count if len(messages.recipients) == claim.prepared_count else 0
+        answer, decided, claim_ended = await self.hand_over(
+            delivery, messages, lambda: self._may_leave(claim), may_end
+        )
         verdicts = Counter(answer.verdicts)
         self._count(verdicts)
         if verdicts.keys() <= _DECIDED:
-            return _Relayed(timedelta(), decided)
+            return _Relayed(timedelta(), decided, claim_ended)
         asked = max((refusal.retry_delay_ms for refusal in answer.refusals), default=0)
         seconds = max(asked / 1_000, self._settings.relay_retry_seconds)
-        return _Relayed(timedelta(seconds=min(seconds, self._settings.relay_retry_max_seconds)), decided)
+        return _Relayed(timedelta(seconds=min(seconds, self._settings.relay_retry_max_seconds)), decided, claim_ended)
 
     async def send_proof(self, delivery: Delivery, messages: PartMessages) -> pb.RelayResponse:
         """Relays a proof now. ConnectionError if the MTA side does not answer as it should."""
         try:
-            answer, _ = await self.hand_over(delivery, messages, lambda: True)
+            answer, _, _ = await self.hand_over(delivery, messages, lambda: True)
         except (RelayBroken, UnsoundAnswer) as error:
             raise ConnectionError(str(error)) from error
         return answer
 
     async def hand_over(
-        self, delivery: Delivery, messages: PartMessages, may_leave: Callable[[], bool]
-    ) -> tuple[pb.RelayResponse, int]:
-        """Relays messages that fit into one batch and commits the answers. Gives them, and how many messages are not
-        PREPARED any more. RelayBroken, UnsoundAnswer, or Halted if they may not leave any more when their turn comes.
+        self, delivery: Delivery, messages: PartMessages, may_leave: Callable[[], bool], claim_count: int = 0
+    ) -> tuple[pb.RelayResponse, int, bool]:
+        """Relays messages that fit into one batch and commits the answers. Gives them, how many messages are not
+        PREPARED any more, and whether the claim with that count, of which these are all messages, has ended with them.
+        RelayBroken, UnsoundAnswer, or Halted if they may not leave any more when their turn comes.
         """
         request = relay_request(delivery.delivery_id, messages, self._deadline_us(delivery))
         plan_digest = delivery.plan.plan_digest if delivery.plan else ""
@@ -232,16 +239,16 @@ class RelayWorker:
             delivery.delivery_id, plan_digest, lambda: _template(delivery), request, may_leave
         )
         require_sound(answer, len(messages.recipients))
-        decided = 0
-        accepted = hand_over(delivery.delivery_id, messages.recipients, answer)
+        decided, claim_ended = 0, False
+        accepted = hand_over(delivery.delivery_id, messages.recipients, answer, claim_count)
         if accepted.recipients:
-            not_applied = await self._writer.apply_hand_over(accepted)
+            not_applied, claim_ended = await self._writer.apply_hand_over(accepted)
             decided += len(accepted.recipients) - not_applied.count
         refused = refusals(delivery.delivery_id, messages.recipients, answer)
         if len(refused):
             not_applied = await self._writer.apply(refused)
             decided += len(refused) - not_applied.count
-        return answer, decided
+        return answer, decided, claim_ended
 
     def _open_stream(self) -> RelayStream:
         if self._stream is None or self._stream.broken:
@@ -274,6 +281,8 @@ class _Relayed:
     """How long those put off want to wait; 0: none were."""
     decided: int
     """How many of its messages are not PREPARED any more."""
+    claim_ended: bool
+    """It was all of its part, which is done: there is nothing to release."""
 
 
 def _batches(part: PartMessages, size_max: int, bytes_max: int) -> list[PartMessages]:

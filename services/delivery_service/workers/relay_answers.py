@@ -58,11 +58,11 @@ def observations(delivery_id: int, recipients: list[int], answer: Answer) -> Obs
     return columns
 
 
-def hand_over(delivery_id: int, recipients: list[int], answer: Answer) -> HandOver:
-    """Those that the MTA side has accepted: RELAYED."""
+def hand_over(delivery_id: int, recipients: list[int], answer: Answer, claim_count: int = 0) -> HandOver:
+    """Those that the MTA side has accepted: RELAYED. `claim_count`: the claim that ends if it has accepted all."""
     verdicts, times_us = list(answer.verdicts), list(answer.answer_times_us)
     if verdicts.count(pb.RELAY_VERDICT_ACCEPTED) == len(verdicts):  # nearly always
-        return HandOver(delivery_id, recipients, times_us)
+        return HandOver(delivery_id, recipients, times_us, claim_count)
     accepted = [index for index, verdict in enumerate(verdicts) if verdict == pb.RELAY_VERDICT_ACCEPTED]
     return HandOver(delivery_id, [recipients[i] for i in accepted], [times_us[i] for i in accepted])
 

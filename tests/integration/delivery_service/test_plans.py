@@ -88,9 +88,7 @@ HOT: Final[dict[str, Hot]] = {
     ),
     # Few recipients are denied or quarantined: their entries are looked for, and not found.
     "read_part": Hot((LARGE, FIRST, END, 1), {"send_log": PART, "recipient": PART}),
-    "read_part_beside_paused_domains": Hot(
-        (LARGE, FIRST, END, 1, ["domain1.example"]), {"send_log": PART, "recipient": PART}
-    ),
+    "read_part_apart": Hot((LARGE, FIRST, END, 1, ["domain1.example"]), {"send_log": PART, "recipient": PART}),
     "release_part": Hot(
         (LARGE, PARTS_DONE, 1, timedelta(), PARTS_DONE * PART, PARTS_DONE * PART + PART, 0, 1, 0),
         {"relay_part": 1, "send_log": PART},
@@ -108,12 +106,12 @@ HOT: Final[dict[str, Hot]] = {
         {"delivery_counter": 4, "send_log": 1_000},
     ),
     "apply_relayed": Hot(
-        (LARGE, FIRST // PART % SLOTS, NOW, FIRST, [int((NOW + HOUR).timestamp() * 1e6)] * PART),
-        {"delivery_counter": 2, "send_log": PART},
+        (LARGE, FIRST // PART % SLOTS, NOW, FIRST, [int((NOW + HOUR).timestamp() * 1e6)] * PART, 1),
+        {"delivery_counter": 2, "send_log": PART, "relay_part": 1},
     ),
     "apply_relayed_at_once": Hot(
-        (LARGE, FIRST // PART % SLOTS, NOW, FIRST, int((NOW + HOUR).timestamp() * 1e6), PART),
-        {"delivery_counter": 2, "send_log": PART},
+        (LARGE, FIRST // PART % SLOTS, NOW, FIRST, PART, int((NOW + HOUR).timestamp() * 1e6), 1),
+        {"delivery_counter": 2, "send_log": PART, "relay_part": 1},
     ),
     "keep_late": Hot(
         ([LARGE], [1], [1_000], NOW, *columns(SLOT_1_LAST, 1)),

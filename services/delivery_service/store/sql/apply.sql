@@ -11,11 +11,11 @@ select apply_slot($1::bigint, $2::smallint, $3::timestamptz,
     $4::text, $5::text, $6::text, $7::text, $8::text, $9::text, $10::text, $11::text, $12::text, $13::text);
 
 -- name: apply_relayed
-select apply_relayed($1, $2, $3, $4, $5);
+select apply_relayed($1, $2, $3, $4, $5, $6);
 
 -- name: apply_relayed_at_once
--- The same for $6 recipients in a row, all accepted at $5: nothing has to be encoded for each.
-select apply_relayed($1, $2, $3, $4, array_fill($5::bigint, array[$6::integer]));
+-- The same for $5 recipients in a row, all accepted at $6: nothing has to be encoded for each.
+select apply_relayed_at_once($1, $2, $3, $4, $5, $6, $7);
 
 -- name: keep_late
 select delivery_id, recipient from keep_late($1, $2, $3, $4,
