@@ -87,7 +87,7 @@ from delivery_service.workers.preparation import PreparationWorker
 from delivery_service.workers.quarantine import QuarantineWorker, rules_of
 from delivery_service.workers.recurrence import RecurrenceWorker
 from delivery_service.workers.relay import RelayWorker
-from delivery_service.workers.relay_stream import RelayCall
+from delivery_service.workers.relay_stream import RelayCall, open_relay
 from delivery_service.workers.retention import RetentionWorker
 from delivery_service.workers.start import StartWorker
 from service_runtime.access import AccessPolicy, TokenVerifier, required_roles
@@ -195,8 +195,7 @@ class App:
 
         def open_relay_call() -> RelayCall:
             # Not by an interceptor: those put a queue and a task between us and the stream.
-            metadata = (("authorization", f"Bearer {token.token()}"),)
-            return RelayServiceStub(channel).Relay(metadata=metadata)
+            return open_relay(channel, (("authorization", f"Bearer {token.token()}"),))
 
         async def withdraw(request: relay_service_pb2.WithdrawRequest) -> relay_service_pb2.WithdrawResponse:
             metadata = (("authorization", f"Bearer {token.token()}"),)

@@ -12,7 +12,8 @@ FAILURES = ((2, "hard"), (3, "ignored"))
 
 
 async def assert_laws(dsn: str) -> None:
-    """For every delivery that is prepared: conservation, log = rows = counters, contiguous revisions, nothing twice."""
+    """For every delivery that is prepared: conservation, log = rows = counters, contiguous revisions, nothing twice,
+    no message left behind."""
     connection = await asyncpg.connect(dsn)
     try:
         await assert_laws_over(connection)
@@ -50,6 +51,7 @@ async def assert_laws_over(connection: asyncpg.Connection) -> None:
     await _assert_log_adds_up(connection, logged, counters)
     await _assert_rows_are_where_the_log_led(connection, ids)
     await _assert_nothing_is_kept_twice(connection, ids)
+    await _assert_nothing_is_left_behind(connection, ids)
 
 
 async def _assert_counters_are_those_of_rows(
@@ -179,3 +181,17 @@ async def _assert_nothing_is_kept_twice(connection: asyncpg.Connection, ids: lis
         ids,
     )
     assert repeated == [], "an observation is kept twice"
+
+
+async def _assert_nothing_is_left_behind(connection: asyncpg.Connection, ids: list[int]) -> None:
+    """A part that is done will not be looked at again."""
+    left = await connection.fetch(
+        """
+        select p.delivery_id, p.part, min(s.recipient) as recipient from relay_part p
+        join send_log s on s.delivery_id = p.delivery_id and s.recipient / 1024 = p.part
+        where p.delivery_id = any ($1::bigint[]) and p.done and s.outcome = 0 and s.recipient > 0
+        group by 1, 2 limit 10
+        """,
+        ids,
+    )
+    assert left == [], "a part is done with messages left"

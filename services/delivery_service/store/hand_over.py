@@ -9,7 +9,7 @@ from delivery_service.store.observations import ObservationColumns
 
 @dataclass(frozen=True, slots=True)
 class HandOver:
-    """Messages of one delivery that became RELAYED, each recipient once, and when each was accepted."""
+    """Messages of one delivery that became RELAYED, by recipient, each once, and when each was accepted."""
 
     delivery_id: int
     recipients: list[int]
@@ -21,12 +21,12 @@ class HandOver:
     @property
     def first(self) -> int:
         """The lowest recipient."""
-        return min(self.recipients)
+        return self.recipients[0]
 
     @property
     def is_of_one_part(self) -> bool:
         """Whether they can be found in one range of a part. Proofs, numbered below 1, are in none."""
-        return self.first >= 1 and part_of(self.first) == part_of(max(self.recipients))
+        return self.first >= 1 and part_of(self.first) == part_of(self.recipients[-1])
 
     @property
     def is_of_one_moment(self) -> bool:
@@ -37,17 +37,15 @@ class HandOver:
 
     @property
     def _is_without_gaps(self) -> bool:
-        first = self.recipients[0]
-        return self.recipients == [*range(first, first + len(self.recipients))]
+        return self.recipients[-1] - self.first == len(self.recipients) - 1
 
     def times_by_recipient(self) -> list[int]:
         """The time of each recipient from the first one to the last; 0 for those in between that are not among them."""
         if self._is_without_gaps:  # nearly always
             return self.event_times_us
-        first, last = self.first, max(self.recipients)
-        times = [0] * (last - first + 1)
+        times = [0] * (self.recipients[-1] - self.first + 1)
         for recipient, time_us in zip(self.recipients, self.event_times_us, strict=True):
-            times[recipient - first] = time_us
+            times[recipient - self.first] = time_us
         return times
 
     def columns(self) -> ObservationColumns:

@@ -17,7 +17,6 @@ Invariants:
 import asyncio
 import logging
 import random
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -37,7 +36,7 @@ from delivery_service.store.deliveries import Deliveries
 from delivery_service.store.relay_parts import Claim, PartMessages, RelayParts
 from delivery_service.workers.barred import BarredMessages
 from delivery_service.workers.relay_answers import UnsoundAnswer, hand_over, refusals, require_sound
-from delivery_service.workers.relay_request import relay_request
+from delivery_service.workers.relay_request import relay_batch
 from delivery_service.workers.relay_stream import Halted, RelayBroken, RelayCall, RelayStream
 from service_runtime.clock import Clock, to_microseconds
 
@@ -207,12 +206,12 @@ class RelayWorker:
     async def _relay_batch(self, delivery: Delivery, claim: Claim, messages: PartMessages) -> "_Relayed":
         """Relays some messages and commits the answers."""
         may_end = claim.claim_count if len(messages.recipients) == claim.prepared_count else 0
-        answer, decided, claim_ended = await self.hand_over(
-            delivery, messages, lambda: self._may_leave(claim), may_end
-        )
-        verdicts = Counter(answer.verdicts)
-        self._count(verdicts)
-        if verdicts.keys() <= _DECIDED:
+        answer, decided, claim_ended = await self.hand_over(delivery, messages, lambda: self._may_leave(claim), may_end)
+        verdicts = list(answer.verdicts)
+        different = set(verdicts)
+        for verdict in different:
+            self._count(verdict, verdicts.count(verdict))
+        if different <= _DECIDED:
             return _Relayed(timedelta(), decided, claim_ended)
         asked = max((refusal.retry_delay_ms for refusal in answer.refusals), default=0)
         seconds = max(asked / 1_000, self._settings.relay_retry_seconds)
@@ -233,10 +232,10 @@ class RelayWorker:
         PREPARED any more, and whether the claim with that count, of which these are all messages, has ended with them.
         RelayBroken, UnsoundAnswer, or Halted if they may not leave any more when their turn comes.
         """
-        request = relay_request(delivery.delivery_id, messages, self._deadline_us(delivery))
+        batch = relay_batch(delivery.delivery_id, messages, self._deadline_us(delivery))
         plan_digest = delivery.plan.plan_digest if delivery.plan else ""
         answer = await self._open_stream().relay(
-            delivery.delivery_id, plan_digest, lambda: _template(delivery), request, may_leave
+            delivery.delivery_id, plan_digest, lambda: _template(delivery), batch, may_leave
         )
         require_sound(answer, len(messages.recipients))
         decided, claim_ended = 0, False
@@ -244,10 +243,11 @@ class RelayWorker:
         if accepted.recipients:
             not_applied, claim_ended = await self._writer.apply_hand_over(accepted)
             decided += len(accepted.recipients) - not_applied.count
-        refused = refusals(delivery.delivery_id, messages.recipients, answer)
-        if len(refused):
-            not_applied = await self._writer.apply(refused)
-            decided += len(refused) - not_applied.count
+        if len(accepted.recipients) < len(messages.recipients):
+            refused = refusals(delivery.delivery_id, messages.recipients, answer)
+            if len(refused):
+                not_applied = await self._writer.apply(refused)
+                decided += len(refused) - not_applied.count
         return answer, decided, claim_ended
 
     def _open_stream(self) -> RelayStream:
@@ -267,10 +267,9 @@ class RelayWorker:
         )
         return timedelta(seconds=ceiling * (0.5 + random.random() / 2))
 
-    def _count(self, verdicts: "Counter[pb.RelayVerdict.ValueType]") -> None:
-        for verdict, number in verdicts.items():
-            known = verdict if verdict in pb.RelayVerdict.values() else pb.RELAY_VERDICT_UNSPECIFIED
-            self._metrics.relayed.labels(pb.RelayVerdict.Name(known)).inc(number)
+    def _count(self, verdict: pb.RelayVerdict.ValueType, messages: int) -> None:
+        known = verdict if verdict in pb.RelayVerdict.values() else pb.RELAY_VERDICT_UNSPECIFIED
+        self._metrics.relayed.labels(pb.RelayVerdict.Name(known)).inc(messages)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The request that hands a batch of messages over, made from their columns.
 
-The messages are written in protobuf's wire format here: made one by one through its API, they were the largest part of
+It is written in protobuf's wire format here: made one by one through its API, the messages were the largest part of
 what relaying costs this process. A test holds the one against the other.
 """
 
@@ -14,22 +14,29 @@ _VARINT, _LENGTH_DELIMITED = 0, 2
 _LENGTHS_KEPT_MAX: Final = 16_384
 
 
-def relay_request(delivery_id: int, messages: PartMessages, deadline_us: int) -> pb.RelayRequest:
-    """One batch, without a sequence."""
+def relay_batch(delivery_id: int, messages: PartMessages, deadline_us: int) -> bytes:
+    """A RelayBatch without its sequence, which it gets when its turn comes."""
     ids = message_ids(delivery_id, messages.recipients)
-    size, id_tag, address_tag, attributes_tag = _LENGTHS, _ID, _ADDRESS, _ATTRIBUTES
-    deadline = f"{_DEADLINE}{_varint(deadline_us)}"
-    bodies = [
-        f"{id_tag}{size[len(one)]}{one}{address_tag}{size[len(address)]}{address}{deadline}"
-        f"{attributes_tag}{size[len(attributes)]}{attributes}"
+    size, message_tag, id_tag, address_tag = _LENGTHS, _MESSAGE, _ID, _ADDRESS
+    deadline = f"{_DEADLINE}{_varint(deadline_us)}{_ATTRIBUTES}"
+    written = [
+        f"{message_tag}{size[len(body)]}{body}"
         for one, address, attributes in zip(
             ids, _by_bytes(messages.addresses), _by_bytes(messages.attributes), strict=True
         )
+        if (
+            body := f"{id_tag}{size[len(one)]}{one}{address_tag}{size[len(address)]}{address}"
+            f"{deadline}{size[len(attributes)]}{attributes}"
+        )
     ]
-    written = "".join([f"{_MESSAGE}{size[len(body)]}{body}" for body in bodies]).encode("latin-1")
-    request = pb.RelayRequest(batch=pb.RelayBatch(delivery_id=str(delivery_id)))
-    request.batch.MergeFromString(written)
-    return request
+    delivery = str(delivery_id)
+    return f"{_DELIVERY}{size[len(delivery)]}{delivery}{''.join(written)}".encode("latin-1")
+
+
+def relay_request(sequence: int, batch: bytes) -> bytes:
+    """The RelayRequest with a batch."""
+    numbered = f"{_SEQUENCE}{_varint(sequence)}"
+    return f"{_BATCH}{_varint(len(numbered) + len(batch))}{numbered}".encode("latin-1") + batch
 
 
 def _by_bytes(column: list[str]) -> list[str]:
@@ -64,6 +71,9 @@ class _Lengths(dict[int, str]):
 
 
 _LENGTHS: Final = _Lengths()
+_BATCH: Final = _tag(pb.RelayRequest.BATCH_FIELD_NUMBER, _LENGTH_DELIMITED)
+_SEQUENCE: Final = _tag(pb.RelayBatch.SEQUENCE_FIELD_NUMBER, _VARINT)
+_DELIVERY: Final = _tag(pb.RelayBatch.DELIVERY_ID_FIELD_NUMBER, _LENGTH_DELIMITED)
 _MESSAGE: Final = _tag(pb.RelayBatch.MESSAGES_FIELD_NUMBER, _LENGTH_DELIMITED)
 _ID: Final = _tag(pb.RelayMessage.MESSAGE_ID_FIELD_NUMBER, _LENGTH_DELIMITED)
 _ADDRESS: Final = _tag(pb.RelayMessage.ADDRESS_FIELD_NUMBER, _LENGTH_DELIMITED)

@@ -2,17 +2,30 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
 
 from campaign.mta.v1 import relay_service_pb2 as pb
+from delivery_service.workers.relay_request import relay_request
 
-RelayCall: TypeAlias = "grpc.aio.StreamStreamCall[pb.RelayRequest, pb.RelayResponse]"
+_METHOD: Final = "/campaign.mta.v1.RelayService/Relay"
+
+RelayCall: TypeAlias = "grpc.aio.StreamStreamCall[bytes, pb.RelayResponse]"
+"""Takes requests as they travel."""
 
 log = logging.getLogger(__name__)
+
+
+def open_relay(channel: grpc.aio.Channel, metadata: Sequence[tuple[str, str]] = ()) -> RelayCall:
+    """A Relay call."""
+    method: Any = channel.stream_stream(
+        _METHOD, request_serializer=None, response_deserializer=pb.RelayResponse.FromString
+    )
+    call: RelayCall = method(metadata=metadata)
+    return call
 
 
 class RelayBroken(Exception):
@@ -47,13 +60,11 @@ class RelayStream:
         delivery_id: int,
         plan_digest: str,
         template: Callable[[], pb.RelayTemplate],
-        request: pb.RelayRequest,
+        batch: bytes,
         may_leave: Callable[[], bool],
     ) -> pb.RelayResponse:
-        """Hands the batch in `request` over and waits for its answer. RelayBroken if it never comes; Halted if it may
+        """Hands a batch (relay_batch) over and waits for its answer. RelayBroken if it never comes; Halted if it may
         not leave when its turn comes. A delivery may be edited between its proofs, so it has a template for each plan.
-
-        Numbers it in place: protobuf copies a message that is put into another, at the cost of making it again.
         """
         answer: asyncio.Future[pb.RelayResponse] = asyncio.get_running_loop().create_future()
         sequence = 0
@@ -66,12 +77,11 @@ class RelayStream:
                     if not may_leave():
                         raise Halted
                     if self._templates.get(delivery_id) != plan_digest:
-                        await self._call.write(pb.RelayRequest(template=template()))
+                        await self._call.write(pb.RelayRequest(template=template()).SerializeToString())
                         self._templates[delivery_id] = plan_digest
                     self._sequence = sequence = self._sequence + 1
                     self._waiting[sequence] = answer
-                    request.batch.sequence = sequence
-                    await self._call.write(request)
+                    await self._call.write(relay_request(sequence, batch))
                 return await answer
         except TimeoutError as error:
             self._call.cancel()

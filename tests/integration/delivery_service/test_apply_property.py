@@ -129,10 +129,12 @@ async def test_any_order_repetition_batching_and_concurrency_gives_what_a_naive_
 
 @st.composite
 def _hand_overs(draw: st.DrawFn) -> dict[int, int]:
-    """Recipients of one part, in any order, and when each was accepted."""
+    """Recipients of one part, in order, and when each was accepted: often all at the same time."""
     part = draw(st.sampled_from(([1, 2, 1_023, UNKNOWN], [1_024], [2_048])))
-    recipients = draw(st.lists(st.sampled_from(part), min_size=1, unique=True))
-    return {recipient: draw(st.integers(TIME_US, TIME_US + 3)) for recipient in recipients}
+    recipients = sorted(draw(st.lists(st.sampled_from(part), min_size=1, unique=True)))
+    times_us = st.integers(TIME_US, TIME_US + 3)
+    at_once = draw(st.one_of(st.none(), times_us))
+    return {recipient: at_once or draw(times_us) for recipient in recipients}
 
 
 _steps = st.lists(st.one_of(_hand_overs(), _facts), min_size=1, max_size=12)
@@ -151,7 +153,7 @@ async def test_a_hand_over_does_by_its_own_statement_what_the_general_one_does(
 
     for step in steps:
         if isinstance(step, dict):
-            refused = await writer.apply_hand_over(HandOver(ours, list(step), list(step.values())))
+            refused, _ = await writer.apply_hand_over(HandOver(ours, list(step), list(step.values())))
             assert refused == await writer.apply(HandOver(general, list(step), list(step.values())).columns())
         else:
             for delivery_id in (ours, general):
@@ -171,7 +173,7 @@ async def test_hand_overs_among_feedback_of_several_writers_give_what_a_naive_mo
 
     async def relay(writer: ApplyWriter) -> None:
         for accepted in hand_overs:
-            refused = await writer.apply_hand_over(HandOver(delivery_id, list(accepted), list(accepted.values())))
+            refused, _ = await writer.apply_hand_over(HandOver(delivery_id, list(accepted), list(accepted.values())))
             assert refused.unknown == [index for index, recipient in enumerate(accepted) if recipient == UNKNOWN]
 
     async def report(stream: list[list[Fact]], writer: ApplyWriter) -> None:

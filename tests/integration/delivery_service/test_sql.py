@@ -243,7 +243,7 @@ async def test_a_hand_over_reads_its_range_by_the_primary_key_and_updates_it_in_
         for part in (80, 84, 88):  # which no other test changes
             times_us = [1_800_000_000_000_000] * 1_024
             now = await connection.fetchval("select now()")
-            arguments = (DELIVERY_ID, part % 4, now, part * 1_024, times_us)
+            arguments = (DELIVERY_ID, part % 4, now, part * 1_024, times_us, 0)
             assert await connection.fetchval(query("apply_relayed"), *arguments) is None
         after = await _send_log_statistics(connection)
 

@@ -79,12 +79,17 @@ async def test_what_changed_comes_once_with_the_last_change_of_its_recipient(log
 
 @pytest.fixture
 async def log_of_hand_overs(database: str) -> AsyncIterator[TransitionLog]:
-    """A log read four rows at a time: three hand-overs, and after each a message of it is delivered."""
+    """A log read four rows at a time: three hand-overs, the last one of a single moment, and after each a message of it
+    is delivered."""
     await seed_delivery(database, DELIVERY_ID, [1, 2, 3, 5, 6, 7, 8, 10, 11])
     async with connected(database) as connection:
-        for first, after_us in ((1, [1, 2, 3, 0, 5]), (6, [6, 7, 8]), (10, [10, 11])):
-            times_us = [TIME_US + us if us else 0 for us in after_us]
-            assert await connection.fetchval(query("apply_relayed"), DELIVERY_ID, 0, NOW, first, times_us) is None
+        for first, after_us in ((1, [1, 2, 3, 0, 5]), (6, [6, 7, 8]), (10, 11)):
+            to = (DELIVERY_ID, 0, NOW, first)
+            if isinstance(after_us, list):
+                times_us = [TIME_US + us if us else 0 for us in after_us]
+                assert await connection.fetchval(query("apply_relayed"), *to, times_us, 0) is None
+            else:
+                assert await connection.fetchval(query("apply_relayed_at_once"), *to, 2, TIME_US + after_us, 0) is None
             delivered = ObservationColumns.without_detail(DELIVERY_ID, [first], 5, [TIME_US + 100])
             values = (DELIVERY_ID, 0, NOW, *delivered.statement_values())
             assert await connection.fetchval(query("apply_slot"), *values) is None

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from campaign.mta.v1 import relay_service_pb2 as pb
 from delivery_service.domain.identifiers import RECIPIENT_MAX, message_id
 from delivery_service.store.relay_parts import PartMessages
-from delivery_service.workers.relay_request import relay_request
+from delivery_service.workers.relay_request import relay_batch, relay_request
 
 _texts = st.one_of(
     st.text(max_size=40),
@@ -18,16 +18,22 @@ _messages = st.lists(
 )
 
 
-@given(delivery_id=st.integers(1, 2**63 - 1), messages=_messages, deadline_us=st.integers(0, 2**62))
+@given(
+    delivery_id=st.integers(1, 2**63 - 1),
+    messages=_messages,
+    deadline_us=st.integers(0, 2**62),
+    sequence=st.integers(1, 2**62),
+)
 def test_a_request_is_what_the_api_makes_of_the_same_messages(
-    delivery_id: int, messages: list[tuple[int, str, str]], deadline_us: int
+    delivery_id: int, messages: list[tuple[int, str, str]], deadline_us: int, sequence: int
 ) -> None:
     recipients, addresses, attributes = map(list, zip(*messages, strict=True))
 
-    request = relay_request(delivery_id, PartMessages(recipients, addresses, attributes), deadline_us)
+    batch = relay_batch(delivery_id, PartMessages(recipients, addresses, attributes), deadline_us)
 
-    assert request == pb.RelayRequest(
+    assert pb.RelayRequest.FromString(relay_request(sequence, batch)) == pb.RelayRequest(
         batch=pb.RelayBatch(
+            sequence=sequence,
             delivery_id=str(delivery_id),
             messages=[
                 pb.RelayMessage(
@@ -40,4 +46,3 @@ def test_a_request_is_what_the_api_makes_of_the_same_messages(
             ],
         )
     )
-    assert len(request.SerializeToString()) == request.ByteSize()
