@@ -171,11 +171,11 @@ class RelayWorker:
             for error in sorted(errors, key=lambda error: isinstance(error, Halted)):  # a real one counts first
                 raise error
             relayed = [batch for batch in ended if isinstance(batch, _Relayed)]
-            if any(batch.claim_ended for batch in relayed):
+            if any(batch.handed_over.claim_ended for batch in relayed):
                 self._failures = 0
                 return
             available_after = max([available_after, *(batch.wait for batch in relayed)])
-            decided = sum(batch.decided for batch in relayed)
+            decided = sum(batch.handed_over.decided for batch in relayed)
             if claim.held_back:
                 available_after = max(available_after, _PACED_WAIT)
             held = part.held
@@ -206,31 +206,29 @@ class RelayWorker:
     async def _relay_batch(self, delivery: Delivery, claim: Claim, messages: PartMessages) -> "_Relayed":
         """Relays some messages and commits the answers."""
         may_end = claim.claim_count if len(messages.recipients) == claim.prepared_count else 0
-        answer, decided, claim_ended = await self.hand_over(delivery, messages, lambda: self._may_leave(claim), may_end)
-        verdicts = list(answer.verdicts)
+        handed_over = await self._hand_over(delivery, messages, lambda: self._may_leave(claim), may_end)
+        verdicts = list(handed_over.answer.verdicts)
         different = set(verdicts)
         for verdict in different:
             self._count(verdict, verdicts.count(verdict))
         if different <= _DECIDED:
-            return _Relayed(timedelta(), decided, claim_ended)
-        asked = max((refusal.retry_delay_ms for refusal in answer.refusals), default=0)
+            return _Relayed(handed_over, timedelta())
+        asked = max((refusal.retry_delay_ms for refusal in handed_over.answer.refusals), default=0)
         seconds = max(asked / 1_000, self._settings.relay_retry_seconds)
-        return _Relayed(timedelta(seconds=min(seconds, self._settings.relay_retry_max_seconds)), decided, claim_ended)
+        return _Relayed(handed_over, timedelta(seconds=min(seconds, self._settings.relay_retry_max_seconds)))
 
     async def send_proof(self, delivery: Delivery, messages: PartMessages) -> pb.RelayResponse:
         """Relays a proof now. ConnectionError if the MTA side does not answer as it should."""
         try:
-            answer, _, _ = await self.hand_over(delivery, messages, lambda: True)
+            return (await self._hand_over(delivery, messages, lambda: True)).answer
         except (RelayBroken, UnsoundAnswer) as error:
             raise ConnectionError(str(error)) from error
-        return answer
 
-    async def hand_over(
+    async def _hand_over(
         self, delivery: Delivery, messages: PartMessages, may_leave: Callable[[], bool], claim_count: int = 0
-    ) -> tuple[pb.RelayResponse, int, bool]:
-        """Relays messages that fit into one batch and commits the answers. Gives them, how many messages are not
-        PREPARED any more, and whether the claim with that count, of which these are all messages, has ended with them.
-        RelayBroken, UnsoundAnswer, or Halted if they may not leave any more when their turn comes.
+    ) -> "_HandedOver":
+        """Relays messages that fit into one batch and commits the answers. `claim_count`: the claim that may end with
+        them. RelayBroken, UnsoundAnswer, or Halted if they may not leave any more when their turn comes.
         """
         batch = relay_batch(delivery.delivery_id, messages, self._deadline_us(delivery))
         plan_digest = delivery.plan.plan_digest if delivery.plan else ""
@@ -248,7 +246,7 @@ class RelayWorker:
             if len(refused):
                 not_applied = await self._writer.apply(refused)
                 decided += len(refused) - not_applied.count
-        return answer, decided, claim_ended
+        return _HandedOver(answer, decided, claim_ended)
 
     def _open_stream(self) -> RelayStream:
         if self._stream is None or self._stream.broken:
@@ -273,15 +271,23 @@ class RelayWorker:
 
 
 @dataclass(frozen=True, slots=True)
-class _Relayed:
-    """What became of a batch."""
+class _HandedOver:
+    """A batch whose answer is committed."""
 
-    wait: timedelta
-    """How long those put off want to wait; 0: none were."""
+    answer: pb.RelayResponse
     decided: int
     """How many of its messages are not PREPARED any more."""
     claim_ended: bool
     """It was all of its part, which is done: there is nothing to release."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Relayed:
+    """What became of a batch of a part."""
+
+    handed_over: _HandedOver
+    wait: timedelta
+    """How long those put off want to wait; 0: none were."""
 
 
 def _batches(part: PartMessages, size_max: int, bytes_max: int) -> list[PartMessages]:

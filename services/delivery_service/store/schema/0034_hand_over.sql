@@ -83,7 +83,8 @@ begin
     end if;
 end $$;
 
--- As in 0028_hand_over_log.sql, and ends the claim.
+-- As in 0028_hand_over_log.sql, and ends the claim. It stands beside the one there, which replicas of the version before
+-- call.
 create function apply_relayed (
     p_delivery_id bigint, p_slot smallint, p_now timestamptz, p_first integer, p_event_times_us bigint[],
     p_claim_count integer
