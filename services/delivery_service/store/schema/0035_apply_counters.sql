@@ -1,6 +1,6 @@
 -- A layer of observations costs less where it is small, as in batches over many deliveries: the counters of one of five
 -- rows took as long as the rows. What there is to count stands in fewer steps, since each is set up anew for a layer; and
--- the few that did not win are looked for only if there are any, in what the others have logged.
+-- the few that did not win are looked for only if there are any.
 --
 -- Else as in 0030_apply_literals.sql.
 create or replace function apply_slot (
@@ -11,7 +11,7 @@ create or replace function apply_slot (
 declare
     v_revision bigint;
     v_rules_version_min smallint;
-    v_changed integer;
+    v_winners integer[];
 begin
     select revision + 1, rules_version_min into v_revision, v_rules_version_min
     from delivery_counter where delivery_id = p_delivery_id and slot = p_slot for no key update;
@@ -91,15 +91,12 @@ begin
         commit_time = p_now, newest_event_time = greatest(c.newest_event_time, t.newest_event_time)
     from total t
     where c.delivery_id = p_delivery_id and c.slot = p_slot and t.n > 0
-    returning t.n into v_changed;
+    returning array(select recipient from changed) into v_winners;
     if not found then
         return p_recipients::integer[];
     end if;
-    if v_changed < cardinality(p_recipients::integer[]) then
-        return array(
-            select unnest(p_recipients::integer[])
-            except select t.recipient from transition t
-            where t.delivery_id = p_delivery_id and t.slot = p_slot and t.revision = v_revision);
+    if cardinality(v_winners) < cardinality(p_recipients::integer[]) then
+        return array(select unnest(p_recipients::integer[]) except select unnest(v_winners));
     end if;
     return null;
 end $$;
