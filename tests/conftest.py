@@ -20,6 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begins with the longest files: where several run at once, none is then left that one process works on alone."""
     items.sort(key=lambda item: [not item.nodeid.startswith(tier) for tier in TIERS])
 
+
 Makers = WeakKeyDictionary[asyncio.Task[Any], ReferenceType[asyncio.Task[Any]]]
 
 
