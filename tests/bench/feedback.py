@@ -12,7 +12,7 @@ from tests.bench.events import Audience, facts
 from tests.bench.registry import Run, Sample, figure, measures
 from tests.bench.seeding import seed_audience
 from tests.bench.stand import Services, settle
-from tests.bench.workload import Report, workload
+from tests.bench.workload import RUN_SECONDS_MAX, Report, workload
 from tests.support.invariants import assert_laws
 
 FIRST_DELIVERY_ID: Final = 1_000_000_000_000
@@ -23,6 +23,8 @@ SMALL_SHARE: Final = 8
 MANY_DELIVERIES: Final = 1_000
 PEER_EVENTS: Final = 3_000
 FLAT_RECIPIENTS: Final = 5_000_000
+EVENTS_PER_SECOND_MIN: Final = 10_000
+"""A run of many that is slower has failed."""
 
 
 def audience_of(recipients: int, deliveries: int = 1, first_delivery_id: int = FIRST_DELIVERY_ID) -> Audience:
@@ -50,7 +52,7 @@ async def report_all(
         outstanding_frames=outstanding_frames,
         events_per_second=events_per_second,
     ) as mta:
-        report = await mta.go()
+        report = await mta.go(max(RUN_SECONDS_MAX, audience.recipients / EVENTS_PER_SECOND_MIN))
     return rate_of(report)
 
 
