@@ -69,7 +69,7 @@ async def over_replicas(run: Run, number: int) -> float:
 
 
 AXES: Final[Mapping[str, tuple[Callable[[Run, int], Awaitable[float]], tuple[int, ...]]]] = {
-    "recipients": (over_recipients, (20_000, 100_000, 500_000)),
+    "recipients": (over_recipients, (50_000, 200_000, 1_000_000)),
     "streams": (over_streams, (1, 3, 10, 50)),
     "deliveries": (over_deliveries, (1, 10, 100, 1_000)),
     "watchers": (over_watchers, (0, 100, 500, 2_000)),
