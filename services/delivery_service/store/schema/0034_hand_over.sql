@@ -2,7 +2,7 @@
 -- that left as a whole is done with the same commit.
 
 -- From here on event_times_us has one entry if all recipients follow one another and were accepted at the same time.
-create function hand_over_times (p_event_times_us bigint[], p_recipient_count integer) returns bigint[]
+create or replace function hand_over_times (p_event_times_us bigint[], p_recipient_count integer) returns bigint[]
 language sql immutable parallel safe as $$
     select case when cardinality(p_event_times_us) = 1 then array_fill(p_event_times_us[1], array[p_recipient_count])
         else p_event_times_us end
@@ -63,7 +63,7 @@ where o.event_time_us > 0;
 --
 -- p_claim_count: if these are all messages that the part ever had, it is done with that claim, in the same commit: its
 -- holder needs no second one. 0: its holder will release it.
-create function log_hand_over (
+create or replace function log_hand_over (
     p_delivery_id bigint, p_slot smallint, p_now timestamptz, p_revision bigint, p_first integer, p_count integer,
     p_event_times_us bigint[], p_newest_event_time timestamptz, p_claim_count integer
 ) returns void language plpgsql as $$
@@ -85,7 +85,7 @@ end $$;
 
 -- As in 0028_hand_over_log.sql, and ends the claim. It stands beside the one there, which replicas of the version before
 -- call.
-create function apply_relayed (
+create or replace function apply_relayed (
     p_delivery_id bigint, p_slot smallint, p_now timestamptz, p_first integer, p_event_times_us bigint[],
     p_claim_count integer
 ) returns integer[] language plpgsql as $$
@@ -132,7 +132,7 @@ end $$;
 
 -- The same for p_count recipients in a row, from p_first on, all accepted at p_event_time_us. A function of its own: the
 -- look into an array of times for each row, and its place in the log, were a quarter of the other one's cost.
-create function apply_relayed_at_once (
+create or replace function apply_relayed_at_once (
     p_delivery_id bigint, p_slot smallint, p_now timestamptz, p_first integer, p_count integer, p_event_time_us bigint,
     p_claim_count integer
 ) returns integer[] language plpgsql as $$
