@@ -9,6 +9,9 @@ from mta_bridge.mail.report import Action, RecipientReport
 
 REPORT_TYPES: Final = ("message/delivery-status", "message/global-delivery-status")
 RECIPIENTS_MAX: Final = 1_000
+_NOTHING_HAPPENED: Final = ("expanded", "deliverable")
+"""Of a list, the members are told for themselves; and some ask whether an address is one, without a mail."""
+_FIELD: Final = re.compile(r"^final-recipient[ \t]*:", re.IGNORECASE | re.MULTILINE)
 _STATUS: Final = re.compile(r"\b([245])\.(\d{1,3})\.(\d{1,3})")
 _ESCAPED: Final = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}|\+([0-9A-F]{2})")
 _EXPIRED: Final = re.compile(r"(?<![^\s(])expired(?![^\s.,;:)])", re.IGNORECASE)
@@ -19,6 +22,17 @@ _SPACE: Final = re.compile(r"\s+")
 def report_part(mail: Part) -> Part | None:
     """The part that holds the report, wherever it stands: not all say multipart/report."""
     return next((part for part in mail.walk() if part.content_type in REPORT_TYPES), None)
+
+
+def report_in(text: str) -> Part | None:
+    """The report that stands in a text, with all its fields: the line before it was spoilt, or was never there."""
+    return Part({}, REPORT_TYPES[0], {}, text.encode()) if _FIELD.search(text) else None
+
+
+def tells_of_nothing(report: Part) -> bool:
+    """Whether all that it tells is that nothing happened to a message."""
+    told = [block["action"][0].lower() for block in header_blocks(report.text.encode()) if "action" in block]
+    return bool(told) and all(action in _NOTHING_HAPPENED for action in told)
 
 
 def message_fields(report: Part) -> dict[str, list[str]]:
@@ -61,10 +75,10 @@ def _action(words: list[str], status: str, code: int, text: str) -> Action | Non
             return Action.DELIVERED
         case "delayed":
             return Action.EXPIRED if status == "4.4.7" or _EXPIRED.search(text) else Action.DELAYED
-        case "failed" | "failure" | "fail":
-            return Action.EXPIRED if has_expired(text, code, status) else Action.FAILED
-        case _:  # expanded: the list's members are told for themselves
+        case word if word in _NOTHING_HAPPENED:
             return None
+        case _:
+            return Action.EXPIRED if has_expired(text, code, status) else Action.FAILED
 
 
 def _address(block: dict[str, list[str]], name: str) -> str:
@@ -72,7 +86,7 @@ def _address(block: dict[str, list[str]], name: str) -> str:
     kind, semicolon, address = value.partition(";")
     if not semicolon:
         kind, address = "", value
-    address = address.strip().strip("<>").strip()
+    address = address.rpartition(";")[2].strip().strip("<>").strip()  # some say twice of what kind it is
     if address.startswith("@"):  # a source route
         address = address.partition(":")[2]
     if kind.strip().lower() in ("utf-8", "rfc822"):

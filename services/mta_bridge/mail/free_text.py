@@ -19,6 +19,7 @@ from mta_bridge.mail.phrases import (
     DELAYS,
     FAILS,
     MACHINE,
+    NO_COPY,
     SAYS_WHY,
 )
 from mta_bridge.mail.replies import EXPIRY_PHRASES, codes_in, has_expired
@@ -40,6 +41,7 @@ ADDRESS: Final = re.compile(
 )
 _KIND_OF_ADDRESS: Final = re.compile(r"^(?:smtp|rfc822|mailto)=", re.IGNORECASE)
 _REFUSAL: Final = re.compile(r"(?:<<< |SMTP; ?|)[45]\d\d[ -]", re.IGNORECASE)
+_REPLIED: Final = re.compile(r"[245]\d\d ")
 _EXPANDED: Final = re.compile(r"\W*expanded from", re.IGNORECASE)
 _NO_WORDS: Final = " <>:;,.()[]\"'*-=\t"
 # Not an address between brackets: that has no attributes.
@@ -66,7 +68,9 @@ def recipients_in(mail: Part) -> list[RecipientReport]:
     everything = " ".join(lines)
     not_failed = _senders(mail)
     named = [
-        address.strip("<> ") for header in mail.headers.get("x-failed-recipients", []) for address in header.split(",")
+        address.strip("<> \t\n")
+        for header in mail.headers.get("x-failed-recipients", [])
+        for address in header.split(",")
     ]
     contexts = {address.lower(): (address, context_of(lines, address)) for address in named if "@" in address}
     if not contexts:
@@ -76,6 +80,9 @@ def recipients_in(mail: Part) -> list[RecipientReport]:
         contexts = {
             address.lower(): (address, everything) for address in addressed(mail) if address.lower() not in not_failed
         }
+    if not contexts:
+        # One that writes to itself from the address that bounces come to.
+        contexts = _by_shape(lines, frozenset(), sure=True)
     delayed = bool(DELAYS.search(everything) or DELAYS.search(decoded_header(mail.header("subject"))))
     return [
         _report(address, context or everything, lines, everything, alone=len(contexts) == 1, delayed=delayed)
@@ -140,13 +147,13 @@ class _Mention:
     begins_line: bool
 
 
-def _by_shape(lines: list[str], not_failed: frozenset[str]) -> dict[str, tuple[str, str]]:
+def _by_shape(lines: list[str], not_failed: frozenset[str], *, sure: bool = False) -> dict[str, tuple[str, str]]:
     best: dict[str, _Mention] = {}
     for found in islice(_mentions(lines, not_failed), MENTIONS_MAX):
         if (known := best.get(found.address.lower())) is None or found.score > known.score:
             best[found.address.lower()] = found
-    chosen = {key: found for key, found in best.items() if found.score >= _ENOUGH}
-    if not chosen and (most := max((found.score for found in best.values()), default=0)):
+    chosen = {key: found for key, found in best.items() if found.score >= _ENOUGH and (found.begins_line or not sure)}
+    if not sure and not chosen and (most := max((found.score for found in best.values()), default=0)):
         first, *others = [key for key, found in best.items() if found.score == most]
         # One alone, but for a list: each at the beginning of its line.
         alike = [key for key in others if best[key].begins_line and best[first].begins_line]
@@ -186,14 +193,17 @@ def _score(lines: list[str], number: int, line: str, match: re.Match[str], conte
 
 
 def _context(lines: list[str], number: int, address: str) -> str:
-    """The line, and those that belong to it: up to the next address, or to a gap after something was said."""
+    """The line, and those that belong to it: up to the next address or reply, or to a gap after something was said."""
     found = [lines[number]]
+    replies = bool(_REPLIED.match(lines[number]))
+    if replies and number and lines[number - 1].startswith("<<< "):  # sendmail says after the server's words what of it
+        found.insert(0, lines[number - 1])
     said = _says_why(lines[number].replace(address, ""))
     for line in lines[number + 1 : number + CONTEXT_LINES_MAX]:
         other = next((other for other in ADDRESS.finditer(line) if other[0].lower() != address.lower()), None)
         if other is not None and (said or (_begins(line, other) and _has_words(found))):
             break
-        if not line.strip() and said:
+        if said and (not line.strip() or (replies and _REPLIED.match(line))):
             break
         found.append(line)
         said = said or _says_why(line)
@@ -216,12 +226,16 @@ def _own_lines(text: str) -> list[str]:
     lines: list[str] = []
     rest = [line[:LINE_CHARACTERS_MAX] for line in text.split("\n", LINES_MAX)[:LINES_MAX]]
     for number, line in enumerate(rest):
-        if lines and COPY_BEGINS.match(line) and len(" ".join(lines).strip()) > _COPY_BEHIND:
+        if lines and _begins_copy(line) and len(" ".join(lines).strip()) > _COPY_BEHIND:
             # Sun's server first tells, indented, some headers of the original, and then what it has to say.
             goes_on = line[:1] == " " and next((at for at in range(number, len(rest)) if CONTINUES.match(rest[at])), 0)
             return lines + _own_lines("\n".join(rest[goes_on:])) if goes_on else lines
         lines.append(line.strip())
     return lines
+
+
+def _begins_copy(line: str) -> bool:
+    return bool(COPY_BEGINS.match(line)) and not NO_COPY.match(line)
 
 
 def _readable(mail: Part) -> Iterable[Part]:

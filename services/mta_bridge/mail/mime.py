@@ -22,9 +22,11 @@ HEADERS_MAX: Final = 400
 HEADER_CHARACTERS_MAX: Final = 4_000
 
 _BREAK: Final = re.compile(rb"\r\n?")
-_PARAMETER: Final = re.compile(r';\s*([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s]+))')
+_PARAMETER: Final = re.compile(r'[;\s]\s*([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s]+))')
 _NO_CHARSETS: Final = frozenset(("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined"))
 """Codecs of Python's that are no character sets: some take quadratic time, some give halves of characters."""
+_JAPANESE: Final = (b"\x1b$", "iso-2022-jp-ext")
+"""What Japanese text in seven bits begins with, and how it is read: it is ASCII for whoever does not look."""
 _HEADER: Final = re.compile(rb"([!-9;-~]{1,76})[ \t]*:[ \t]*(.*)", re.DOTALL)
 
 
@@ -76,10 +78,11 @@ def decoded_header(value: str) -> str:
 
 def decoded(body: bytes, parameters: dict[str, str]) -> str:
     """Text in the character set that a part names, or in one that fits."""
-    for charset in (parameters.get("charset", ""), "utf-8"):
+    begins, japanese = _JAPANESE
+    for charset in (japanese if begins in body else "", parameters.get("charset", ""), "utf-8"):
         try:
-            if codecs.lookup(charset or "utf-8").name not in _NO_CHARSETS:
-                return _whole(body.decode(charset or "utf-8"))
+            if charset and codecs.lookup(charset).name not in _NO_CHARSETS:
+                return _whole(body.decode(charset))
         except (LookupError, UnicodeDecodeError, ValueError):
             continue
     return body.decode("latin-1")
@@ -155,7 +158,7 @@ def _headers(head: bytes) -> dict[str, list[str]]:
 
 def _content_type(value: str) -> tuple[str, dict[str, str]]:
     flat = " ".join(value.split())
-    name = flat.partition(";")[0].strip().lower()
+    name = flat.partition(";")[0].partition(" ")[0].lower()
     parameters = {
         match[1].lower(): (match[2].replace("\\", "") if match[2] is not None else match[3])
         for match in _PARAMETER.finditer(flat)

@@ -306,3 +306,10 @@ COPY_BEGINS: Final = _any_of(
     r"^\s*(?:received|return-path|dkim-signature|mime-version|message-id):",
 )
 """Where the copy of the original begins."""
+
+NO_COPY: Final = _any_of(
+    r"^.{0,16}\bid of",
+    r"^.{0,40}original message (?:was|could|cannot)",
+    r"^[\s>*|-]{2,24}(?:server|error|reply|response|status) message",
+)
+"""Lines that look like that, and tell something."""

@@ -11,6 +11,8 @@ from mta_bridge.mail.replies import codes_in, is_vague
 from mta_bridge.mail.report import Action, MailKind, MailReport, RecipientReport
 
 COMPLAINT_TYPE: Final = "message/feedback-report"
+_JUNKED: Final = "x-hmxmroriginalrecipient"
+"""What Microsoft adds to the copy of a mail that somebody marked as junk; it sends no report beside it (JMRP)."""
 DELIVERY: Final = "delivery-status"
 """The reports that are about a delivery. Others tell that a mail was read, or what connections were encrypted."""
 
@@ -26,13 +28,21 @@ def _read(mail: Part) -> MailReport:
     complaint = next((part for part in mail.walk() if part.content_type == COMPLAINT_TYPE), None)
     if complaint is not None:
         return _complaint(mail, complaint)
+    if report is None and (junked := _junked(mail)):
+        return MailReport(MailKind.COMPLAINT, junked, feedback_type="abuse", clues=_clues(mail))
     if report is not None and (recipients := delivery_status.recipients_of(report)):
         return _with_status(mail, report, recipients)
+    if report is not None and delivery_status.tells_of_nothing(report):
+        return MailReport(MailKind.OTHER, clues=_clues(mail))
     if mail.body[:20].lstrip().startswith(b"{") and (notification := read_notification(mail.text)) is not None:
         return notification
     if _is_auto_reply(mail):
         return MailReport(MailKind.AUTO_REPLY, _writer(mail), clues=_clues(mail))
     if report is not None or _is_bounce(mail) or free_text.quotes_refusal(mail):
+        if (in_text := delivery_status.report_in(free_text.text_of(mail))) is not None and (
+            recipients := [one for one in delivery_status.recipients_of(in_text) if one.address]
+        ):
+            return _with_status(mail, in_text, recipients)
         found = tuple(free_text.recipients_in(mail))
         return MailReport(MailKind.FREE_TEXT if found else MailKind.OTHER, found, clues=_clues(mail))
     return MailReport(MailKind.OTHER, clues=_clues(mail))
@@ -96,6 +106,12 @@ def _complaint(mail: Part, complaint: Part) -> MailReport:
         feedback_type=fields.get("feedback-type", [""])[0].lower(),
         clues=_clues(mail),
     )
+
+
+def _junked(mail: Part) -> tuple[RecipientReport, ...]:
+    values = [original.header(_JUNKED) for original in free_text.originals(mail)]
+    addresses = [address for value in values for address in free_text.ADDRESS.findall(value)]
+    return tuple(RecipientReport(address, Action.DELIVERED) for address in dict.fromkeys(addresses))
 
 
 def _is_bounce(mail: Part) -> bool:

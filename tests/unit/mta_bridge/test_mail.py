@@ -99,11 +99,43 @@ def test_line_ends_make_no_difference(line_end: bytes) -> None:
         ("Action: delayed\nStatus: 4.0.0\nDiagnostic-Code: smtp; envelope expired", Action.EXPIRED),
         ("Action: delivered\nStatus: 2.0.0", Action.DELIVERED),
         ("Status: 5.1.1", Action.FAILED),
+        ("Action: undeliverable\nStatus: 5.1.1", Action.FAILED),
+        ("Action: fehlgeschlagen\nStatus: 5.1.1", Action.FAILED),
     ],
 )
 def test_what_happens_next_is_told_by_action_status_and_words(fields: str, expected: Action) -> None:
     raw = REPORT.partition(b"Final-Recipient")[0] + f"Final-Recipient: rfc822; a@example.org\n{fields}\n".encode()
     assert only(read_mail(raw))[1] is expected  # cut off in mid-mail as well
+
+
+@pytest.mark.parametrize("action", ["deliverable", "Expanded"])
+def test_a_report_that_nothing_happened_names_nobody(action: str) -> None:
+    raw = mail(f"""
+        From: MAILER-DAEMON@mx.example
+        Subject: Mail Delivery Status Report
+        Content-Type: multipart/report; report-type=delivery-status; boundary=b
+
+        --b
+
+        <anna@example.org>: delivery via mx.example.org: 250 2.1.5 Ok
+
+        --b
+        Content-Type: message/delivery-status
+
+        Reporting-MTA: dns; mx.example
+
+        Final-Recipient: rfc822; anna@example.org
+        Action: {action}
+        Status: 2.1.5
+
+        --b--
+    """)
+    assert read_mail(raw) == MailReport(MailKind.OTHER)
+
+
+def test_an_address_whose_kind_is_told_twice_is_read() -> None:
+    raw = REPORT.replace(b"rfc822;Anna@Example.org", b"rfc822; rfc822;Anna@Example.org")
+    assert read_mail(raw).recipients[0].address == "Anna@Example.org"
 
 
 def test_an_address_outside_ascii_is_read() -> None:
@@ -268,6 +300,32 @@ def test_a_complaint_names_its_recipient_and_its_type() -> None:
     assert "17-4" in report.clues
 
 
+def test_a_mail_marked_as_junk_at_microsoft_is_a_complaint_without_a_report() -> None:
+    raw = mail("""
+        From: staff@provider.example
+        To: abuse@example.com
+        Subject: complaint about message from 192.0.2.1
+        Content-Type: multipart/mixed; boundary=b
+
+        --b
+        Content-Type: message/rfc822
+
+        X-HmXmrOriginalRecipient: anna@example.org
+        X-Campaign-Message-Id: 17-4
+        To: undisclosed
+
+        Hello
+        --b--
+    """)
+    report = read_mail(raw)
+    assert (report.kind, report.feedback_type, [one.address for one in report.recipients]) == (
+        MailKind.COMPLAINT,
+        "abuse",
+        ["anna@example.org"],
+    )
+    assert "17-4" in report.clues
+
+
 @pytest.mark.parametrize(
     "header", ["Auto-Submitted: auto-replied", "X-Autoreply: yes", "Subject: Out of office: Hello"]
 )
@@ -337,7 +395,16 @@ PIECES = [
         "\t",
     ),
     *("\n", "\n ", ";a=", ';a="', "+", "a@b.cc ", "a@b.cc\n", "<a@b.cc>: 550 5.1.1 no such user\n", "550 5.7.1 spam "),
-    *("To: a@b.cc\n", "X-A: b\n", " Message-ID: <x>\n", "(reason: ", "will not be ", "x" * 600 + "\n", "\\x{41}"),
+    *(
+        "To: a@b.cc\n",
+        "X-A: b\n",
+        " Message-ID: <x>\n",
+        "(reason: ",
+        "will not be ",
+        "x" * 600 + "\n",
+        "\\x{41}",
+        "\x1b$B",
+    ),
     *("a" * 64 + "@", "Final-Recipient: rfc822;a@b.c\nAction: failed\n\n", "Content-Type: message/rfc822\n\n"),
 ]
 SHAPES = {
