@@ -59,6 +59,7 @@ USER_UNKNOWN: Final[Phrases] = (
     "|okand|ukjent|ukendt|hittades inte",
     "kullanici|alici|hesap|hesab … bulunamadi|gecersiz|mevcut degil| yok",
     f"{_THINGS_JA} … 存在しま|存在しな|見つかりま|見つからな|不明",
+    "ディレクトリ|リスト|登録|該当|ユーザ … ありません|いません|ておりません",
     f"{_THINGS_ZH} … 不存在|未找到|找不到|无效|無效",
     f"{_THINGS_KO} … 존재하지|찾을 수 없|없습니다",
     "존재하지 않는|없는 … 사용자|수신자|계정|주소",
@@ -71,6 +72,7 @@ MAILBOX_FULL: Final[Phrases] = (
         "переполнен",
         "нет места",
         "容量",
+        "空きが",
         "満杯",
         "一杯",
         "いっぱい",
@@ -113,6 +115,8 @@ INVALID_DOMAIN: Final[Phrases] = (
 REFUSED: Final[Phrases] = (
     *("indesirable", "no desead", "nao solicitad", "indesejad", "indesiderat", "unerwunscht", "unerwuenscht"),
     *("ongewenst", "niechcian", "antyspam", "нежелательн", "спам", "迷惑メール", "受信拒否", "垃圾邮件", "垃圾郵件"),
+    *("permiso para", "permissao para", "il permesso", "autorisation de", "autorizzazione", "autorizacion"),
+    *("autorizacao", "berechtig", "uprawnie", "разрешени", "権限", "权限", "權限", "권한"),
     *("拒收", "黑名单", "스팸", "차단", "liste noire", "lista negra", "schwarze liste", "lista nera"),
     *("taille limite", "zu gross", "trop volumineu", "demasiado grande", "muito grande", "troppo grande", "authentif"),
 )

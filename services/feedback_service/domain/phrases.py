@@ -34,6 +34,13 @@ ABOUT_SENDER: Final[Phrases] = (
     *("no valid recipients from", "email address is not verified"),
 )
 
+# The step of the dialogue that was refused, as Exim and Postfix name it, and as transcripts show it: no recipient had
+# been named by then.
+BEFORE_RECIPIENT: Final[Phrases] = (
+    *("after mail from", "after pipelined mail from", "after initial connection", "after ehlo", "after helo"),
+    *("in reply to mail from", "in reply to ehlo", "in reply to helo", ">>> mail from:<@> <<<"),
+)
+
 # What a grey list says, whatever it is called after.
 GREYLISTED: Final[Phrases] = ("greylist", "graylist", "grey-list", "gray-list", "grey listed", "gray listed")
 
@@ -54,6 +61,7 @@ PACED: Final[Phrases] = (
     *("quota for sending", "submission quota", "message quota", "hourly limit", "daily limit", "per hour", "this hour"),
     *("per session", "frequency of", "message threshold", "receive limit", "relay limit"),
     *("limit exceeded for customer", "permitted limits", "has exceeded threshold", "per-domain", "connection limit"),
+    *("relay quota", "daily quota", "hourly quota", "daily … quota"),
     *("connection rate", "thread limit", "maximum number of connections", "bad commands", "frequency limit"),
 )
 
@@ -188,6 +196,7 @@ REFUSED: Final[Phrases] = (
     *("invalid header", "invalid characters", "duplicate header", "not authorized", "not authorised", "unauthorized"),
     *("not authenticated", "authenticat", "credential", "unauthenticated", "tls required", "requires tls"),
     *("requires encryption", "tls is required", "not rfc", "ciphers", "certificate", "starttls", "access denied"),
+    *("smtp auth", "advertise auth"),
     *("forbidden", "not allowed to", "not permitted to", "not allowed access", "not accepted from"),
     *("not currently accepting mail from", "client host rejected", "host network not allowed", "no access from"),
     *("rejected for", "permanently deferred", "confirm this mail server", "requires confirmation"),
@@ -224,10 +233,12 @@ UNREACHABLE: Final[Phrases] = (
     *("transaction failed", "closing transmission channel", "database", "lookup failure", "server down", "is down"),
 )
 
-# RFC 5321's own wording for 550, and refusals of the address that say no more.
+# RFC 5321's own wording for 550, and refusals of the address that say no more. Of several recipients that were
+# rejected tells a heading, and not a reason: hence the space behind the one.
 RECIPIENT_REFUSED: Final[Phrases] = (
     *("mailbox unavailable", "unavailable mailbox", "mailbox … unavailable", "mailbox not available"),
-    *("mailbox is not available", "recipient rejected", "recipient … rejected", "recipient address rejected"),
+    *("mailbox is not available", "recipient rejected", "recipient  … rejected", "recipient address rejected"),
+    "recipients rejected",
     *("recipient refused", "address rejected", "recipient not accepted", "rejected recipient", "recipient not allowed"),
     *("recipient denied", "invalid address", "address invalid", "address is invalid", "address not valid"),
     *("bad address", "user reject", "rejected user", "no recipients", "no valid recipient", "does not exist"),

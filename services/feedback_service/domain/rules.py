@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from feedback_service.domain import languages, phrases
 from feedback_service.domain.vocabulary import FailureType, MtaEventKind, Reason
 
-RULES_VERSION = 4
+RULES_VERSION = 5
 
 Verdict = tuple[FailureType, Reason]
 
@@ -57,6 +57,9 @@ class Rule:
 TOO_LARGE = ("x.2.3", "x.3.4")
 ABOUT_ANYTHING_ELSE = ("x.1.2", "x.1.7", "x.1.8", "x.1.10", "x.2.*", "x.3.*", "x.4.*", "x.6.*", "x.7.*")
 """Codes that say more than a vague word about the recipient does."""
+
+ABOUT_SENDER = ("x.1.7", "x.1.8")
+"""With these, an address or a domain that is spoken of is the sender's."""
 
 VENDORS = "KumoMTA's labels, SparkPost's bounce classes"
 
@@ -165,6 +168,15 @@ _TEXTS = (
         verdict=UNREACHABLE,
         texts=(*phrases.PACED, *languages.PACED),
     ),
+    # Whoever or whatever does not exist or is full by such a text: it is not the recipient.
+    Rule(
+        name="text.before-recipient",
+        row=8,
+        source="RFC 5321 section 3.3: the order of commands; Exim, Postfix, KDDI",
+        verdict=REFUSED,
+        texts=phrases.BEFORE_RECIPIENT,
+        smtp_codes=(range(500, 600),),
+    ),
     Rule(
         name="text.mailbox-full",
         row=3,
@@ -194,6 +206,7 @@ _TEXTS = (
         verdict=USER_UNKNOWN,
         verdict_if_temporary=UNREACHABLE,
         texts=(*phrases.USER_UNKNOWN, *languages.USER_UNKNOWN),
+        except_enhanced_codes=ABOUT_SENDER,
     ),
     # Office 365's way of saying so; other servers mean policy by the same words.
     Rule(
@@ -211,6 +224,7 @@ _TEXTS = (
         source="RFC 5248 x.1.2, x.1.10 and x.4.4 in words; Postfix, Exim, sendmail, Exchange",
         verdict=INVALID_DOMAIN,
         texts=(*phrases.INVALID_DOMAIN, *languages.INVALID_DOMAIN),
+        except_enhanced_codes=ABOUT_SENDER,
     ),
     Rule(
         name="text.refused",

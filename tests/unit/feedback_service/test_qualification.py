@@ -266,6 +266,30 @@ PHRASINGS: Sequence[tuple[MtaEventKind, int, str, str, rules.Verdict]] = [
     (BOUNCE, 550, "", "550 домен не существует", DOMAIN),
     (BOUNCE, 550, "", "550 remitente no existe", REFUSED),
     (BOUNCE, 550, "", "550 Adresse IP source bloquée pour incident de spam", REFUSED),
+    # Refused before anyone had named a recipient, as Exim, Postfix and a transcript tell it
+    (BOUNCE, 553, "5.1.0", "SMTP error after MAIL FROM:<a@b.test> SIZE=9: 553 5.1.0 b.test does not exist", REFUSED),
+    (BOUNCE, 550, "5.1.1", "550 5.1.1 User unknown (in reply to MAIL FROM command)", REFUSED),
+    (BOUNCE, 550, "", ">>> MAIL FROM:<a@b.test> <<< 550 mailbox unavailable", REFUSED),
+    (BOUNCE, 550, "", ">>> MAIL FROM:<a@b.test> >>> RCPT TO:<c@d.test> <<< 550 mailbox unavailable", UNKNOWN),
+    (BOUNCE, 550, "", "550 no such user (in reply to RCPT TO command)", UNKNOWN),
+    (EXPIRED, 0, "", "SMTP timeout after initial connection: timed out", UNREACHABLE),
+    (BOUNCE, 554, "", "554 after initial connection: daily relay quota reached", UNREACHABLE),
+    # The code tells whose domain it is
+    (BOUNCE, 550, "5.1.7", "550 5.1.7 No such domain example.test", REFUSED),
+    (BOUNCE, 550, "5.1.8", "550 5.1.8 user unknown", REFUSED),
+    (BOUNCE, 550, "5.1.2", "550 5.1.2 No such domain example.test", DOMAIN),
+    # A heading over several recipients is no reason
+    (BOUNCE, 0, "", "Each of the following recipients was rejected by a remote server", REFUSED),
+    (BOUNCE, 550, "", "550 All recipients rejected", UNKNOWN),
+    (BOUNCE, 550, "", "550 recipient <a@b.test> rejected", UNKNOWN),
+    (BOUNCE, 0, "", "Server does not advertise AUTH capability", REFUSED),
+    # Groups that may not be written to, and directories, in other languages
+    (BOUNCE, 0, "", "グループが存在しないか、投稿する権限がない可能性があります", REFUSED),
+    (BOUNCE, 0, "", "Sie haben keine Berechtigung, an diese Gruppe zu schreiben", REFUSED),
+    (BOUNCE, 0, "", "You may not have permission to post messages to the group", REFUSED),
+    (BOUNCE, 0, "", "ディレクトリのリストにありません", UNKNOWN),
+    (BOUNCE, 550, "", "550 該当するユーザはいません", UNKNOWN),
+    (BOUNCE, 552, "", "552 メールボックスに空きがありません", FULL),
     (BOUNCE, 550, "", "550 no", UNDEFINED),
     (BOUNCE, 0, "", "", UNDEFINED),
 ]
@@ -465,6 +489,7 @@ def test_a_vendors_invalid_recipient_is_not_hard_while_the_mta_retries() -> None
         ("domain not found, spam", 550, "", DOMAIN),  # 7 before 8
         ("spam, connection timed out", 550, "", REFUSED),  # 8 before 9
         ("sender unknown, mailbox full", 550, "", REFUSED),  # what concerns the sender before all
+        ("(in reply to MAIL FROM command), mailbox full", 550, "", REFUSED),  # nor was any recipient named yet
         ("user unknown", 550, "5.2.2", UNKNOWN),  # text before code
         ("no", 552, "5.1.1", FULL),  # 3 before 5
         ("no", 525, "5.1.1", DISABLED),  # 4 before 5
