@@ -31,8 +31,19 @@ ABOUT_SENDER: Final[Phrases] = (
     *("sending ip", "sending mta", "banned sending", "does not accept mail from", "does not accept email over"),
     *("does not accept email from", "resolve your", "your hostname", "helo command rejected", "helo/ehlo", "bad helo"),
     *("ehlo/helo", "invalid helo", "client ip", "relay host name", "purported responsible address"),
-    *("no valid recipients from", "email address is not verified"),
+    *("no valid recipients from", "email address is not verified", "client host not", "connecting host"),
+    *("helo name", "rdns", "reverse dns", "no ptr", "spf check", "blocked you", "password"),
+    "from address|from header|return address|return path|return-path|reply-to|envelope from|envelope-from"
+    "|bounce address … not valid|invalid|not exist|n't exist|not found|unknown|no such",
+    *("relaying denied", "relay access denied", "unable to relay", "relaying from"),
 )
+
+# A dialogue that went wrong, with 500 to 504; and a relay of ours that does not know us, with 530 to 538.
+COMMAND_REFUSED: Final[Phrases] = (
+    *("command not recogni", "command unrecogni", "unrecognized command", "unrecognised command"),
+    *("command not implemented", "unknown command", "bad sequence"),
+)
+NOT_AUTHENTICATED: Final[Phrases] = ("authenticat",)
 
 # The step of the dialogue that was refused, as Exim and Postfix name it, and as transcripts show it: no recipient had
 # been named by then.
@@ -56,6 +67,7 @@ PACED: Final[Phrases] = (
     *("rate limit", "rate-limit", "ratelimit", "throttl", "receiving mail too quickly", "receiving mail at a rate"),
     *("too many connections", "too many sessions", "too many concurrent", "too many recipients"),
     *("too many invalid recipients", "too many unknown", "excessive … unknown", "too many messages from"),
+    *("number of invalid", "number of unknown"),
     *("too many messages in … session|minute|hour|day|time|period|short", "too many messages sent", "sent too many"),
     *("too much mail from", "too fast", "slow down", "slower", "sending quota", "sending limit", "sending rate"),
     *("quota for sending", "submission quota", "message quota", "hourly limit", "daily limit", "per hour", "this hour"),
@@ -126,8 +138,9 @@ USER_UNKNOWN: Final[Phrases] = (
     *("no one with that", "not a known user", "not a valid mailbox", "not a valid recipient", "not a valid user"),
     *("not a valid address", "not a valid email", "not an active address", "not our customer", "not a local"),
     *("not an employee", "no longer an employee", "no longer with", "no longer at ", "employee … no longer"),
-    *("has left", "no longer works", "no longer employed", "no longer valid", "no longer in use"),
-    *("no longer on server", "no longer accepts", "no longer available", "no longer active", "no longer exists"),
+    *("has left", "no longer works", "no longer employed", "no longer on server"),
+    "user|recipient|mailbox|mail box|account|e-mail|email|person|@ … no longer valid|no longer in use|no longer accept"
+    "|no longer available|no longer active|no longer exist",
     *("user not found", "user … not found", "user not exist", "user … not exist", "user not known"),
     *("user is not known", "user name is not", "mailbox not found", "mailbox … not found", "mailbox not present"),
     *("mailbox … not exist", "recipient not found", "recipient … not found", "recipient not exist"),
@@ -207,7 +220,7 @@ REFUSED: Final[Phrases] = (
     *("restricted", "restriction", "batv", "unsigned dsn", "empty envelope", "go away", "not welcome", "validation"),
     *("recursive cname", "does not comply", "not compliant", "rfc compliant", "comply with", "smtp server of your isp"),
     *("is listed as", "are listed as", "been listed as", "we do not accept", "ask your postmaster for help"),
-    ":blocked",
+    *(":blocked", "server did not offer", "not offered by host", "no longer accept", "dynamically assigned"),
 )
 
 # Postfix' and Exim's deferrals, Exchange's transport, sendmail's mailers, qmail's and SmarterMail's tries; loops.
@@ -230,6 +243,7 @@ UNREACHABLE: Final[Phrases] = (
     *("time limit exceeded", "deleted from queue", "server error", "error while being processed"),
     *("interrupted system call", "write error", "maildir delivery failed", "create maildir", "cannot open"),
     *("cannot update", "i/o error", "input/output error", "unable to process", "replicat", "protocol violation"),
+    *("x-unix", "requests to connect", "socket error", "duplicated message-id", "duplicate message-id"),
     *("transaction failed", "closing transmission channel", "database", "lookup failure", "server down", "is down"),
 )
 
@@ -242,7 +256,7 @@ RECIPIENT_REFUSED: Final[Phrases] = (
     *("recipient refused", "address rejected", "recipient not accepted", "rejected recipient", "recipient not allowed"),
     *("recipient denied", "invalid address", "address invalid", "address is invalid", "address not valid"),
     *("bad address", "user reject", "rejected user", "no recipients", "no valid recipient", "does not exist"),
-    *("doesn't exist", "not exist"),
+    *("doesn't exist", "not exist", "malformed address", "malformed recipient", "user not local"),
 )
 
 MESSAGE_REFUSED: Final[Phrases] = (

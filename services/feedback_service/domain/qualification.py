@@ -118,7 +118,7 @@ _GAP_STOPS = tuple(
     _folded(stop)
     for stop in (
         *("domain", "host", "sender", "dominio", "domane", "domena", "домен", "ドメイン", "域名", "도메인", " ip "),
-        *("credential", "password", "contrase", "senha", "passwort", "mot de passe"),
+        *("database", " header", "credential", "password", "contrase", "senha", "passwort", "mot de passe"),
     )
 )
 """With one of these between its two ends, a text is about something else than the recipient."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from feedback_service.domain import languages, phrases
 from feedback_service.domain.vocabulary import FailureType, MtaEventKind, Reason
 
-RULES_VERSION = 5
+RULES_VERSION = 6
 
 Verdict = tuple[FailureType, Reason]
 
@@ -159,6 +159,22 @@ _TEXTS = (
         source="Gmail 4.7.24 to 4.7.40, Exchange Online 4.7.650, GoDaddy IB110",
         verdict=REFUSED,
         texts=phrases.DISTRUSTED,
+    ),
+    Rule(
+        name="text.command-refused",
+        row=9,
+        source="RFC 5321 section 4.2.2, 500 to 504",
+        verdict=UNREACHABLE,
+        texts=phrases.COMMAND_REFUSED,
+        smtp_codes=(range(500, 505),),
+    ),
+    Rule(
+        name="text.not-authenticated",
+        row=8,
+        source="RFC 4954 section 6",
+        verdict=REFUSED,
+        texts=phrases.NOT_AUTHENTICATED,
+        smtp_codes=(530, 534, 535, 538),
     ),
     # Pacing is over soon, however much policy its texts speak of. Nor is a full quota for sending a full mailbox.
     Rule(

@@ -58,7 +58,8 @@ def recipients_of(report: Part) -> list[RecipientReport]:
 def _recipient(block: dict[str, list[str]], address: str) -> RecipientReport | None:
     said = _SPACE.sub(" ", block.get("diagnostic-code", [""])[0]).strip()
     kind, semicolon, text = said.partition(";")
-    diagnostic = text.strip() if semicolon and " " not in kind.strip() else said
+    # Of a program that failed, the kind of diagnostic tells more than the number that it ended with.
+    diagnostic = text.strip() if semicolon and " " not in kind.strip() and not text.strip().isdigit() else said
     status = match[0] if (match := _STATUS.search(block.get("status", [""])[0])) else ""
     code, enhanced = codes_in(diagnostic)
     # The server's own words are better than a status that says no more than "failed".

@@ -34,11 +34,13 @@ _ENOUGH: Final = 3
 _COPY_BEHIND: Final = 40
 """Characters of its own that a mail has before what looks like the beginning of a copy."""
 
-# Letters of scripts with words that end: where they don't, an address has no beginning.
-_LETTER: Final = r"A-Za-z0-9_\u00c0-\u2fff"
+# Letters of scripts with words that end: where they don't, an address has no beginning. And little pictures.
+_LETTER: Final = r"A-Za-z0-9_\u00c0-\u2fff\U0001f000-\U0001faff"
 ADDRESS: Final = re.compile(
     rf"[{_LETTER}.!#$%&'*+/=?^`{{|}}~-]{{1,64}}@(?:[{_LETTER}-]{{1,63}}\.){{1,8}}[A-Za-z][{_LETTER}-]{{0,23}}"
 )
+_LOCAL: Final = re.compile(r"[^\s<>,;:\"]{1,64}@[^\s<>,;:\"]{1,255}")
+"""In a header, which holds nothing else, an address whose domain is a single name."""
 _KIND_OF_ADDRESS: Final = re.compile(r"^(?:smtp|rfc822|mailto)=", re.IGNORECASE)
 _REFUSAL: Final = re.compile(r"(?:<<< |SMTP; ?|)[45]\d\d[ -]", re.IGNORECASE)
 _REPLIED: Final = re.compile(r"[245]\d\d ")
@@ -59,7 +61,8 @@ def text_of(mail: Part) -> str:
             html = _without_tags(part.text)
         elif part.content_type in ("text/plain", "text", "") and not plain.strip():
             plain = part.text
-    return plain if plain.strip() else html
+    # Some write their text before the parts, and none into them.
+    return next((text for text in (plain, html) if text.strip()), mail.preamble)
 
 
 def recipients_in(mail: Part) -> list[RecipientReport]:
@@ -70,7 +73,7 @@ def recipients_in(mail: Part) -> list[RecipientReport]:
     named = [
         address.strip("<> \t\n")
         for header in mail.headers.get("x-failed-recipients", [])
-        for address in header.split(",")
+        for address in decoded_header(header).split(",")
     ]
     contexts = {address.lower(): (address, context_of(lines, address)) for address in named if "@" in address}
     if not contexts:
@@ -310,7 +313,7 @@ def addressed(mail: Part) -> list[str]:
         for line in re.findall(
             r"(?im)^[> \t]*(?:(?:rcpt |addressed )?to|envelope-to|an|pour|para):[^\n]{0,300}", text_of(mail)
         ):
-            for address in ADDRESS.findall(line):
+            for address in ADDRESS.findall(line) or _LOCAL.findall(line):
                 found.setdefault(address.lower(), address)
     return list(found.values())
 

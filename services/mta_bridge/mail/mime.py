@@ -51,6 +51,12 @@ class Part:
             yield from part.walk()
 
     @property
+    def preamble(self) -> str:
+        """What stands before the first of its parts, where no mail reader shows it."""
+        mark = b"\n--" + self.parameters.get("boundary", "").encode("utf-8", "replace")
+        return decoded((b"\n" + self.body).partition(mark)[0], {}) if self.parts else ""
+
+    @property
     def text(self) -> str:
         """The body of a text, decoded as it says; what can't be decoded is replaced."""
         return decoded(_transfer_decoded(self.body, self.header("content-transfer-encoding")), self.parameters)

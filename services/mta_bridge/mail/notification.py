@@ -19,12 +19,11 @@ _WORD_BEGINS: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 def read_notification(text: str) -> MailReport | None:
     """What a notification says; None for any other text."""
-    if not text.lstrip().startswith("{") or not any(f'"{name}"' in text for name in _TYPES):
+    if not any(name in text for name in _TYPES) or (told := _object_in(text)) is None:
         return None
-    try:
-        told, _ = _DECODER.raw_decode(text.lstrip())
-    except (ValueError, RecursionError):
-        return None
+    # Amazon SNS, asked for JSON, puts the notification as a text into an object of its own.
+    if isinstance(inner := told.get("Message"), str):
+        told = _object_in(inner) or {}
     match next((told[name] for name in _TYPES if name in told), None):
         case "Bounce":
             found = [_bounced(one, told["bounce"]) for one in _listed(told, "bounce", "bouncedRecipients")]
@@ -47,6 +46,16 @@ def read_notification(text: str) -> MailReport | None:
         feedback_type=_text(told.get("complaint"), "complaintFeedbackType").lower(),
         clues=tuple(filter(None, (_text(mail, "source"), _text(mail, "messageId")))),
     )
+
+
+def _object_in(text: str) -> dict[str, Any] | None:
+    """The object that a text begins with, whatever stands behind it."""
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        return dict(_DECODER.raw_decode(text.lstrip())[0])
+    except (ValueError, RecursionError):
+        return None
 
 
 def _bounced(recipient: Any, bounce: dict[str, Any]) -> RecipientReport:

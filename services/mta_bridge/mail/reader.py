@@ -117,6 +117,7 @@ def _junked(mail: Part) -> tuple[RecipientReport, ...]:
 def _is_bounce(mail: Part) -> bool:
     return bool(
         "x-failed-recipients" in mail.headers
+        or "from" not in mail.headers  # a machine's, or its headers were spoilt on their way
         or DAEMON.search(decoded_header(mail.header("from")))
         or mail.header("return-path").replace(" ", "") == "<>"
         or BOUNCE_SUBJECT.search(decoded_header(mail.header("subject")))
