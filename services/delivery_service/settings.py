@@ -2,8 +2,9 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -260,6 +261,12 @@ class Settings(BaseSettings):
 
     erasure_recipients_per_step: int = Field(500, ge=1, le=5_000)
     """Recipients of an erased profile that are looked at in one statement."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.shutdown_grace_seconds <= self.shutdown_notice_seconds:
+            raise ValueError("shutdown_grace_seconds is not above shutdown_notice_seconds, which it includes: raise it")
+        return self
 
     @property
     def source_silence(self) -> timedelta:

@@ -73,6 +73,8 @@ class Settings(BaseSettings):
             )
         if self.reconnect_seconds_max < self.reconnect_seconds_min:
             raise ValueError("reconnect_seconds_max is below reconnect_seconds_min: raise it")
-        if self.shutdown_grace_seconds < self.drain_seconds:
-            raise ValueError("shutdown_grace_seconds is below drain_seconds, which it includes: raise it")
+        if self.shutdown_grace_seconds < self.shutdown_notice_seconds + self.drain_seconds:
+            raise ValueError(
+                "shutdown_grace_seconds is below shutdown_notice_seconds + drain_seconds, which it includes: raise it"
+            )
         return self

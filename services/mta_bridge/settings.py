@@ -133,6 +133,8 @@ class Settings(BaseSettings):
             raise ValueError("dkim_key_file is set: set dkim_selector and dkim_domain as well")
         if self.webhook_listen and self.webhook_secret_file is None:
             raise ValueError("webhook_listen is set: set webhook_secret_file, or everyone could report")
+        if self.shutdown_grace_seconds <= self.shutdown_notice_seconds:
+            raise ValueError("shutdown_grace_seconds is not above shutdown_notice_seconds, which it includes: raise it")
         if self.smtp_retry_seconds_max < self.smtp_retry_seconds_min:
             raise ValueError("smtp_retry_seconds_max is below smtp_retry_seconds_min: raise it")
         if len(self.bounce_domain) > 255 or not self.bounce_domain.isascii() or "@" in self.bounce_domain:

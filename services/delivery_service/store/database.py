@@ -1,5 +1,6 @@
 """Connections to Postgres: a pool for commands and queries, single connections for writers and long work."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,7 +60,7 @@ class SchemaOutdated(RuntimeError):
 
 async def open_pool(settings: DatabaseSettings) -> asyncpg.Pool:
     """The pool for commands and queries; SchemaOutdated if the database was not migrated."""
-    pool = await _create_pool(settings, 1, settings.pool_size_max, {})
+    pool = await _create_pool(settings, 1, settings.pool_size_max, settings.long_statement_timeout_seconds, {})
     async with pool.acquire() as connection:
         at, needed = await schema_version(connection), max(migrations())
     if at < needed:
@@ -72,23 +73,29 @@ async def open_pool(settings: DatabaseSettings) -> asyncpg.Pool:
 
 async def open_relay_pool(settings: DatabaseSettings, size: int) -> asyncpg.Pool:
     """The pool for the parts that are relayed: few connections, since each plans its statements and loads the catalog
-    for itself, which takes as long as reading dozens of parts. Generic plans for the same reason: they are the best for
-    a range of a key, whatever is in the table."""
-    return await _create_pool(settings, size, size, RELAY_PLANS)
+    for itself, which takes as long as reading dozens of parts."""
+    timeout_seconds = settings.statement_timeout_seconds + _ANSWER_MARGIN_SECONDS
+    return await _create_pool(settings, size, size, timeout_seconds, RELAY_PLANS)
 
 
-RELAY_PLANS: Final = {"plan_cache_mode": "force_generic_plan"}
+RELAY_PLANS: Final = {"plan_cache_mode": "force_generic_plan", "enable_nestloop": "off", "enable_seqscan": "off"}
+"""How statements about parts are planned: once, and so that it is right also when the tables have grown since. A part
+is a range of two tables by the same key, which are merged; addresses are looked for by index."""
 
 
 async def _create_pool(
-    settings: DatabaseSettings, size_min: int, size_max: int, server_settings: dict[str, str]
+    settings: DatabaseSettings,
+    size_min: int,
+    size_max: int,
+    command_timeout_seconds: float,
+    server_settings: Mapping[str, str],
 ) -> asyncpg.Pool:
     return await asyncpg.create_pool(
         settings.dsn,
         min_size=size_min,
         max_size=size_max,
         timeout=settings.connect_timeout_seconds,
-        command_timeout=settings.long_statement_timeout_seconds,
+        command_timeout=command_timeout_seconds,
         server_settings={
             **settings.session(settings.statement_timeout_seconds),
             # Short statements, many of them: starting a parallel worker, or compiling, costs more than it can give.
@@ -109,11 +116,12 @@ WRITER_PLANS: Final = {
     "plan_cache_mode": "force_generic_plan",
     "enable_mergejoin": "off",
     "enable_hashjoin": "off",
+    "enable_seqscan": "off",
     "jit": "off",
 }
 """How statements of the apply path are planned. Generic plans: a new connection would spend seconds on custom plans,
 made from the statistics of a delivery that was never analysed. They take a delivery for one of average size, which may
-as well be merged or hashed, and then read all of a large one: so rows are found by their key alone."""
+as well be merged, hashed or scanned, and then read all of a large one: so rows are found by their key alone."""
 
 
 async def connect_writer(settings: DatabaseSettings) -> asyncpg.Connection:

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import asyncpg
 import pytest
 
 from delivery_service.domain.identifiers import RECIPIENTS_PER_PART as PART
-from delivery_service.store.database import WRITER_PLANS
+from delivery_service.store.database import RELAY_PLANS, WRITER_PLANS
 from delivery_service.store.observations import ObservationColumns
 from delivery_service.store.queries import queries, query
 from tests.support.large_world import (
@@ -26,8 +25,8 @@ from tests.support.large_world import (
     SMALL_AUDIENCE,
     seed_large_world,
 )
-from tests.support.partitions import PARTITION
 from tests.support.postgres import DatabaseFactory, connected
+from tests.support.rows_read import rows_read
 
 NOW = datetime.now(UTC) + timedelta(minutes=30)
 HOUR, DAY, LEASE = timedelta(hours=1), timedelta(days=1), timedelta(seconds=60)
@@ -413,17 +412,20 @@ NOT_HOT: Final = {
 """Why a query needs no bound here."""
 
 BY_WRITERS: Final = ("apply_slot", "apply_slots", "apply_relayed", "apply_relayed_at_once", "keep_late")
-"""Their connections use generic plans alone."""
+BY_RELAY: Final = (
+    "claim_parts",
+    "claim_parts_to_close",
+    "renew_parts",
+    "read_part",
+    "read_part_apart",
+    "release_part",
+    "prepared_of_part",
+)
+"""The connections of both use generic plans alone."""
 MODES: Final = ("force_generic_plan", "force_custom_plan")
-CASES: Final = [(name, mode) for name in HOT for mode in MODES if not (name in BY_WRITERS and mode != MODES[0])]
+CASES: Final = [(name, mode) for name in HOT for mode in MODES if name not in BY_WRITERS + BY_RELAY or mode == MODES[0]]
 _SLACK: Final = 25
 """The planner itself looks at the ends of indexes; and other tests' rolled back rows are still there."""
-_ROWS_READ = """
-select regexp_replace(c.relname, $1, '') as name, sum(pg_stat_get_xact_tuples_returned(c.oid) + coalesce((
-    select sum(pg_stat_get_xact_tuples_returned(i.indexrelid)) from pg_index i where i.indrelid = c.oid), 0)) as rows
-from pg_class c where c.relkind in ('r', 'p') and c.relnamespace = 'public'::regnamespace
-group by 1
-"""
 
 
 @pytest.fixture(scope="module")
@@ -431,11 +433,6 @@ async def large_world(database_factory: DatabaseFactory) -> AsyncIterator[str]:
     async with database_factory.fresh() as dsn:
         await seed_large_world(dsn)
         yield dsn
-
-
-async def rows_read(connection: asyncpg.Connection) -> dict[str, int]:
-    """Rows that this session has read, by table: from the table, or entries of its indexes."""
-    return {row["name"]: int(row["rows"]) for row in await connection.fetch(_ROWS_READ, PARTITION)}
 
 
 def test_every_query_is_looked_at_or_said_why_not() -> None:
@@ -447,8 +444,9 @@ def test_every_query_is_looked_at_or_said_why_not() -> None:
 async def test_a_hot_query_reads_a_bounded_number_of_rows(large_world: str, name: str, mode: str) -> None:
     hot = HOT[name]
     async with connected(large_world) as connection:
-        # As the service's writers, or its pool.
-        session = WRITER_PLANS if name in BY_WRITERS else {"max_parallel_workers_per_gather": "0", "jit": "off"}
+        # As the service's writers, or one of its pools.
+        pool = {"max_parallel_workers_per_gather": "0", "jit": "off", **(RELAY_PLANS if name in BY_RELAY else {})}
+        session = WRITER_PLANS if name in BY_WRITERS else pool
         for setting, value in {**session, "plan_cache_mode": mode}.items():
             await connection.execute("select set_config($1, $2, false)", setting, value)
         transaction = connection.transaction()

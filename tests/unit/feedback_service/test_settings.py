@@ -35,6 +35,7 @@ def test_the_environment_sets_them(monkeypatch: pytest.MonkeyPatch) -> None:
         {"unacked_events_max": 100, "batch_size_max": 101},
         {"reconnect_seconds_min": 2.0, "reconnect_seconds_max": 1.0},
         {"drain_seconds": 11.0, "shutdown_grace_seconds": 10.0},
+        {"shutdown_notice_seconds": 6.0, "drain_seconds": 5.0, "shutdown_grace_seconds": 10.0},
         {"streams_max": 0},
         {"streams_max": 1_001},
         {"batch_size_max": 5_001},

@@ -1,8 +1,30 @@
 -- A layer of observations costs less where it is small, as in batches over many deliveries: the counters of one of five
 -- rows took as long as the rows. What there is to count stands in fewer steps, since each is set up anew for a layer; and
 -- the few that did not win are looked for only if there are any.
---
--- Else as in 0030_apply_literals.sql.
+
+-- As in 0002_apply.sql, but that the planner takes them for one row, and so finds what they are joined with by its key,
+-- one by one. It took them for ten, and where most deliveries have few messages, or had when a connection made its plan,
+-- it compared each observation with each message of the delivery: seconds for a large one.
+create or replace function observation_rows (
+    p_recipients integer[], p_outcomes smallint[], p_event_times_us bigint[], p_failure_types smallint[],
+    p_reasons smallint[], p_smtp_codes smallint[], p_enhanced_codes text[], p_diagnostics text[],
+    p_attempts smallint[], p_rules_versions smallint[]
+) returns table (
+    recipient integer, outcome smallint, event_time timestamptz, failure_type smallint, reason smallint,
+    smtp_code smallint, enhanced_code text, diagnostic text, attempt smallint, rules_version smallint
+) language sql stable as $$
+    select o.recipient, o.outcome, timestamptz 'epoch' + o.event_time_us * interval '1 microsecond',
+        coalesce(o.failure_type, 0::smallint), coalesce(o.reason, 0::smallint), coalesce(o.smtp_code, 0::smallint),
+        coalesce(o.enhanced_code, ''), coalesce(o.diagnostic, ''),
+        coalesce(o.attempt, 0::smallint), coalesce(o.rules_version, 0::smallint)
+    from unnest(p_recipients, p_outcomes, p_event_times_us, p_failure_types, p_reasons, p_smtp_codes,
+            p_enhanced_codes, p_diagnostics, p_attempts, p_rules_versions)
+        as o (recipient, outcome, event_time_us, failure_type, reason, smtp_code, enhanced_code, diagnostic,
+            attempt, rules_version)
+    where o.recipient = o.recipient + 0  -- always; the planner thinks: seldom
+$$;
+
+-- As in 0030_apply_literals.sql, with the counters in fewer steps.
 create or replace function apply_slot (
     p_delivery_id bigint, p_slot smallint, p_now timestamptz,
     p_recipients text, p_outcomes text, p_event_times_us text, p_failure_types text, p_reasons text,
@@ -99,4 +121,70 @@ begin
         return array(select unnest(p_recipients::integer[]) except select unnest(v_winners));
     end if;
     return null;
+end $$;
+
+-- As in 0028_hand_over_log.sql, but that what is known of a message is looked for message by message, as `limit` makes it
+-- be: as a join, where few were known when the plan was made, each was compared with all that is known of its delivery.
+create or replace function keep_late (
+    p_delivery_ids bigint[], p_slots smallint[], p_ends integer[], p_now timestamptz,
+    p_recipients integer[], p_outcomes smallint[], p_event_times_us bigint[], p_failure_types smallint[],
+    p_reasons smallint[], p_smtp_codes smallint[], p_enhanced_codes text[], p_diagnostics text[],
+    p_attempts smallint[], p_rules_versions smallint[]
+) returns table (delivery_id bigint, recipient integer) language plpgsql as $$
+#variable_conflict use_column
+declare
+    v_begin integer := 1;
+    v_end integer;
+    v_rules_version_min smallint;
+begin
+    for i in 1 .. cardinality(p_ends) loop
+        v_end := p_ends[i];
+        select c.rules_version_min into v_rules_version_min
+        from delivery_counter c where c.delivery_id = p_delivery_ids[i] and c.slot = p_slots[i] for no key update;
+        if v_rules_version_min > 0 then
+            perform require_rules(p_delivery_ids[i], p_slots[i], v_rules_version_min, p_rules_versions[v_begin:v_end]);
+        end if;
+
+        with kept as (
+            insert into late_observation as k (delivery_id, recipient, outcome, failure_type, reason, smtp_code,
+                attempt, rules_version, event_time, commit_time, enhanced_code, diagnostic)
+            select p_delivery_ids[i], o.recipient, o.outcome, o.failure_type, o.reason, o.smtp_code, o.attempt,
+                o.rules_version, o.event_time, p_now, o.enhanced_code, o.diagnostic
+            from observation_rows(p_recipients[v_begin:v_end], p_outcomes[v_begin:v_end],
+                p_event_times_us[v_begin:v_end], p_failure_types[v_begin:v_end], p_reasons[v_begin:v_end],
+                p_smtp_codes[v_begin:v_end], p_enhanced_codes[v_begin:v_end], p_diagnostics[v_begin:v_end],
+                p_attempts[v_begin:v_end], p_rules_versions[v_begin:v_end]) as o
+            join send_log l on l.delivery_id = p_delivery_ids[i] and l.recipient = o.recipient
+            where (l.outcome, l.event_time, l.failure_type, l.reason, l.smtp_code, l.enhanced_code, l.diagnostic,
+                    l.attempt)
+                  > (o.outcome, o.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code collate "C",
+                    o.diagnostic collate "C", o.attempt)
+                and (
+                    select true from transition t
+                    where t.delivery_id = p_delivery_ids[i] and t.recipient = o.recipient
+                        and (t.outcome, t.event_time, t.failure_type, t.reason, t.smtp_code, t.enhanced_code,
+                            t.diagnostic, t.attempt)
+                          = (o.outcome, o.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code,
+                            o.diagnostic, o.attempt) limit 1) is null
+                and not ((o.outcome, o.failure_type, o.reason, o.smtp_code, o.enhanced_code, o.diagnostic, o.attempt)
+                        = (2, 0, 0, 0, '', '', 0)
+                    and exists (
+                        select from handed_over(p_delivery_ids[i], o.recipient) h where h.event_time = o.event_time))
+                and (
+                    select true from late_observation k
+                    where k.delivery_id = p_delivery_ids[i] and k.recipient = o.recipient
+                        and (k.outcome, k.event_time, k.failure_type, k.reason, k.smtp_code, k.enhanced_code,
+                            k.diagnostic, k.attempt)
+                          = (o.outcome, o.event_time, o.failure_type, o.reason, o.smtp_code, o.enhanced_code,
+                            o.diagnostic, o.attempt) limit 1) is null
+            returning k.delivery_id, k.recipient, k.outcome, k.failure_type
+        )
+        insert into address_news (delivery_id, recipient)
+        select distinct k.delivery_id, k.recipient from kept k where k.outcome = 5 or k.failure_type > 0;
+
+        return query select p_delivery_ids[i], u from unnest(p_recipients[v_begin:v_end]) as u
+        where (
+            select true from send_log l where l.delivery_id = p_delivery_ids[i] and l.recipient = u limit 1) is null;
+        v_begin := v_end + 1;
+    end loop;
 end $$;
