@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     """How often workers look for deliveries to prepare, start or relay, beyond being woken."""
 
     # Relay.
-    relay_parts_in_flight_max: int = Field(8, ge=1)
+    relay_parts_in_flight_max: int = Field(16, ge=1)
     """Parts of 1,024 recipients that this process relays at once: bounds memory and in-flight messages."""
     relay_batch_size_max: int = Field(1_024, ge=1, le=1_024)
     relay_batch_bytes_max: int = Field(1024 * 1024, ge=64 * 1024, le=2 * 1024 * 1024)
