@@ -56,9 +56,13 @@ class Writers:
         return [Preparation(connection) for connection in self._connections[:count]]
 
     async def close(self) -> None:
-        """All of them."""
-        for connection in self._connections:
-            await close_quietly(connection)
+        """All of them, also if this is cancelled half-way."""
+        try:
+            for connection in self._connections:
+                await close_quietly(connection)
+        finally:
+            for connection in self._connections:
+                connection.terminate()
 
 
 class PreparationWorker:

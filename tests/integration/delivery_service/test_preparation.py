@@ -14,7 +14,9 @@ from google.protobuf.duration_pb2 import Duration
 from campaign.delivery.v1 import delivery_pb2
 from campaign.delivery.v1 import delivery_service_pb2 as pb
 from delivery_service.domain.delivery import ExclusionCause, Plan
+from delivery_service.store.database import DatabaseSettings
 from delivery_service.store.preparation import Preparation
+from delivery_service.workers.preparation import Writers
 from service_runtime.clock import SystemClock
 from tests.support.delivery_stack import CONTENT, DeliveryStack, delivery_stack, people
 from tests.support.eventually import eventually
@@ -450,6 +452,23 @@ async def test_ranges_are_written_side_by_side_by_so_many_connections(
     assert await prepared_rows(database, delivery_id) == list(range(1, 7_001))
     await assert_parts(database, delivery_id)
     await assert_laws(database)
+
+
+async def test_a_stop_while_the_connections_of_a_preparation_are_closed_leaves_none_open(database: str) -> None:
+    writers = Writers(DatabaseSettings(database))
+    await writers.first(3)
+    closing = asyncio.create_task(writers.close())
+    await asyncio.sleep(0)  # it waits for the first one
+    closing.cancel()
+    await asyncio.gather(closing, return_exceptions=True)
+
+    async with connected(database) as connection:
+        others = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+
+        async def all_gone() -> bool:
+            return bool(await connection.fetchval(others) == 0)
+
+        await eventually(all_gone)
 
 
 async def test_a_replica_of_the_version_before_goes_on_with_a_step_that_was_half_done(
