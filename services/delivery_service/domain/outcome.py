@@ -6,6 +6,7 @@ same row. The same order is written once more, in SQL, in `apply_slot` (store/sc
 other.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import Final, NamedTuple
@@ -97,15 +98,14 @@ def layers(indexes: list[int], recipients: list[int], row: Callable[[int], Obser
     """
     if len({recipients[i] for i in indexes}) == len(indexes):
         return [indexes]
-    by_recipient: dict[int, list[int]] = {}
-    for index in indexes:
-        by_recipient.setdefault(recipients[index], []).append(index)
-    result: list[list[int]] = [[]]
-    for own in by_recipient.values():
-        if len(own) > 1:
-            distinct = {row(i): i for i in own}
-            own = [distinct[observation] for observation in sorted(distinct, reverse=True)]
-        for depth, index in enumerate(own):
+    numbers = Counter([recipients[i] for i in indexes])
+    repeated: dict[int, list[int]] = {recipient: [] for recipient, number in numbers.items() if number > 1}
+    for index in [i for i in indexes if recipients[i] in repeated]:  # few
+        repeated[recipients[index]].append(index)
+    result = [[i for i in indexes if recipients[i] not in repeated]]
+    for own in repeated.values():
+        distinct = {row(i): i for i in own}
+        for depth, index in enumerate(distinct[observation] for observation in sorted(distinct, reverse=True)):
             if depth == len(result):
                 result.append([])
             result[depth].append(index)
