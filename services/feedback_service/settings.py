@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     """Events held un-acked by the process; some 400 bytes of memory each."""
     rejections_per_ack_max: int = Field(1_000, ge=1)
     """Rejections in one ack, to bound its size. A single batch with more is still acked at once."""
-    apply_batch_size_preferred: int = Field(2_000, ge=1, le=5_000)
+    apply_batch_size_preferred: int = Field(4_000, ge=1, le=5_000)
     """Observations in one batch for DeliveryService, or as many as it allows if that is less."""
     apply_batch_bytes_max: int = Field(2 * 1_024 * 1_024, ge=64 * 1_024)
     """Bytes of one batch for DeliveryService, which refuses messages above its own limit. Larger ones are divided."""

@@ -23,6 +23,7 @@ SMALL_SHARE: Final = 8
 MANY_DELIVERIES: Final = 1_000
 PEER_EVENTS: Final = 3_000
 FLAT_RECIPIENTS: Final = 5_000_000
+FIRST_EVENTS_MAX: Final = 20_000
 EVENTS_PER_SECOND_MIN: Final = 10_000
 """A run of many that is slower has failed."""
 
@@ -84,12 +85,16 @@ async def product_rate(
     frame_events: int = FRAME_EVENTS,
     outstanding_frames: int = OUTSTANDING_FRAMES,
 ) -> float:
-    """The whole path on a fresh database, and its laws afterwards; notes what an event cost."""
+    """The whole path on a fresh database, and its laws afterwards; notes what an event cost. The services have taken
+    feedback before: their connections are open, and have planned what they write."""
     stand = run.stand
+    first = audience_of(min(audience.recipients, FIRST_EVENTS_MAX), 1, audience.first_delivery_id + audience.deliveries)
     async with stand.database() as dsn:
         await seed_audience(dsn, audience)
+        await seed_audience(dsn, first)
         await settle(dsn)
         async with stand.services(dsn) as services:
+            await report_all(services, first)
             with measuring({**services.processes, "postgres": stand.postgres_process}) as cost:
                 rate = await report_all(
                     services,
@@ -98,7 +103,7 @@ async def product_rate(
                     frame_events=frame_events,
                     outstanding_frames=outstanding_frames,
                 )
-        await assert_nothing_lost(dsn, audience)
+        await assert_nothing_lost(dsn, audience, first)
     run.note(
         f"{audience.deliveries:,} deliveries, {frame_events} events a frame: "
         f"{cost.per_unit(audience.recipients, 'event')}"

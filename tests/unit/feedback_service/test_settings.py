@@ -20,7 +20,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     assert settings.batch_size_max == 5_000
     assert settings.outstanding_batches_max == 64
     assert settings.unacked_events_max == 50_000
-    assert settings.apply_batch_size_preferred == 2_000
+    assert settings.apply_batch_size_preferred == 4_000
     assert settings.flush_interval_ms == 3
 
 
