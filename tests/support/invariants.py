@@ -12,8 +12,8 @@ FAILURES = ((2, "hard"), (3, "ignored"))
 
 
 async def assert_laws(dsn: str) -> None:
-    """For every delivery that is prepared: conservation, log = rows = counters, contiguous revisions, nothing twice,
-    no message left behind."""
+    """For every delivery that is prepared: conservation, log = rows = counters, a revision of its own for each
+    hand-over, nothing twice, no message left behind."""
     connection = await asyncpg.connect(dsn)
     try:
         await assert_laws_over(connection)
@@ -49,6 +49,7 @@ async def assert_laws_over(connection: asyncpg.Connection) -> None:
     await connection.execute("set enable_nestloop = off")
     await _assert_counters_are_those_of_rows(connection, logged, counters)
     await _assert_log_adds_up(connection, logged, counters)
+    await _assert_hand_overs_are_sound(connection, ids)
     await _assert_rows_are_where_the_log_led(connection, ids)
     await _assert_nothing_is_kept_twice(connection, ids)
     await _assert_nothing_is_left_behind(connection, ids)
@@ -117,6 +118,38 @@ async def _assert_log_adds_up(
         assert entry["newest"] <= revision, f"the log is ahead of its slot: {entry}"
     corrections = "select count(*) from counter_correction where delivery_id = any ($1::bigint[])"
     assert await connection.fetchval(corrections, ids) == 0
+
+
+async def _assert_hand_overs_are_sound(connection: asyncpg.Connection, ids: list[int]) -> None:
+    """Each has a revision that nothing else of its slot has, and as many messages as it says, all of its part."""
+    shared = await connection.fetch(
+        """
+        select delivery_id, slot, revision from (
+            select delivery_id, slot, revision from hand_over_log
+            union all
+            select distinct delivery_id, slot, revision from transition
+        ) one
+        where delivery_id = any ($1::bigint[]) group by 1, 2, 3 having count(*) > 1 limit 10
+        """,
+        ids,
+    )
+    assert shared == [], "a hand-over shares its revision"
+    miscounted = await connection.fetch(
+        """
+        select h.delivery_id, h.revision from hand_over_log h
+        cross join lateral (
+            select count(*) as n, min(h.first_recipient + place - 1) as first,
+                max(h.first_recipient + place - 1) as last
+            from unnest(hand_over_times(h.event_times_us, h.recipient_count)) with ordinality as o (time_us, place)
+            where time_us > 0
+        ) found
+        where h.delivery_id = any ($1::bigint[])
+            and (n, first / 1024, last / 1024) is distinct from (h.recipient_count, h.part, h.part)
+        limit 10
+        """,
+        ids,
+    )
+    assert miscounted == [], "a hand-over has other messages than it says"
 
 
 async def _assert_rows_are_where_the_log_led(connection: asyncpg.Connection, ids: list[int]) -> None:

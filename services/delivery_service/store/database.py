@@ -71,16 +71,16 @@ async def open_pool(settings: DatabaseSettings) -> asyncpg.Pool:
     return pool
 
 
+RELAY_PLANS: Final = {"plan_cache_mode": "force_generic_plan", "enable_nestloop": "off", "enable_seqscan": "off"}
+"""How statements about parts are planned: once, and so that it is right also when the tables have grown since. A part
+is a range of two tables by the same key, which are merged; addresses are looked for by index."""
+
+
 async def open_relay_pool(settings: DatabaseSettings, size: int) -> asyncpg.Pool:
     """The pool for the parts that are relayed: few connections, since each plans its statements and loads the catalog
     for itself, which takes as long as reading dozens of parts."""
     timeout_seconds = settings.statement_timeout_seconds + _ANSWER_MARGIN_SECONDS
     return await _create_pool(settings, size, size, timeout_seconds, RELAY_PLANS)
-
-
-RELAY_PLANS: Final = {"plan_cache_mode": "force_generic_plan", "enable_nestloop": "off", "enable_seqscan": "off"}
-"""How statements about parts are planned: once, and so that it is right also when the tables have grown since. A part
-is a range of two tables by the same key, which are merged; addresses are looked for by index."""
 
 
 async def _create_pool(
@@ -115,13 +115,14 @@ async def _keep_session(_: object) -> None:
 WRITER_PLANS: Final = {
     "plan_cache_mode": "force_generic_plan",
     "enable_mergejoin": "off",
-    "enable_hashjoin": "off",
+    "enable_nestloop": "off",
     "enable_seqscan": "off",
     "jit": "off",
 }
 """How statements of the apply path are planned. Generic plans: a new connection would spend seconds on custom plans,
-made from the statistics of a delivery that was never analysed. They take a delivery for one of average size, which may
-as well be merged, hashed or scanned, and then read all of a large one: so rows are found by their key alone."""
+made from the statistics of a delivery that was never analysed. They take a delivery for one of average size: so each
+statement says itself which rows it is about, by key or range, for an index to find; and these are hashed, for whatever
+they are joined with was in the same batch."""
 
 
 async def connect_writer(settings: DatabaseSettings) -> asyncpg.Connection:

@@ -67,20 +67,8 @@ USER_UNKNOWN: Final[Phrases] = (
 
 MAILBOX_FULL: Final[Phrases] = (
     *("cuota exced", "zuviele mails", "zu viele mails", "uberfullt", "ueberfuellt", "przepelnion"),
-    *(
-        "brak miejsca",
-        "переполнен",
-        "нет места",
-        "容量",
-        "空きが",
-        "満杯",
-        "一杯",
-        "いっぱい",
-        "已满",
-        "已滿",
-        "空间不足",
-        "가득",
-    ),
+    *("brak miejsca", "переполнен", "нет места", "容量", "空きが", "満杯", "一杯", "いっぱい"),
+    *("已满", "已滿", "空间不足", "가득"),
     f"{_THINGS_ES_PT}|cuota … llen|lleno|cheia|cheio|lotada|excedi",
     f"{_THINGS_IT} … pien|esaurit",
     f"{_THINGS_FR}|messagerie … pleine|satur|est plein",

@@ -97,6 +97,17 @@ async def test_a_hand_over_ends_no_claim_but_its_own_and_only_of_a_whole_part(
         assert await part(database) == (False, "me")
 
 
+async def test_a_replica_of_the_version_before_hands_over_and_releases_its_claim_itself(database: str) -> None:
+    async with part_of_three(database), connected(database) as connection:
+        to = (DELIVERY_ID, FIRST // RECIPIENTS_PER_PART % 4, from_microseconds(TIME_US), FIRST)
+        assert await connection.fetchval("select apply_relayed($1, $2, $3, $4, $5)", *to, [0, *ONE_BY_ONE[1:]]) is None
+        assert await connection.fetchval("select apply_relayed($1, $2, $3, $4, $5)", *to, ONE_BY_ONE) == [
+            FIRST + 1,
+            FIRST + 2,
+        ]
+        assert await part(database) == (False, "me")
+
+
 @pytest.mark.parametrize("times_us", [AT_ONCE, ONE_BY_ONE])
 async def test_a_hand_over_that_is_written_again_leaves_its_part_done(database: str, times_us: list[int]) -> None:
     """As after a connection that broke between the commit and its answer."""

@@ -339,6 +339,13 @@ async def test_a_reader_during_the_drop_sees_all_or_is_told(database: str, tmp_p
         await asyncio.gather(*readers)
 
 
+async def range_has_ended(dsn: str, delivery_id: str) -> bool:
+    """Whether a next one was made, for which a busy table lets the worker wait."""
+    async with connected(dsn) as connection:
+        ended = "select exists (select from retention_range where kind = $1 and begin_id <= $2 and end_id > $2)"
+        return bool(await connection.fetchval(ended, RangeKind.LOG, int(delivery_id)))
+
+
 async def _is(value: bool) -> bool:
     return value
 
@@ -348,6 +355,7 @@ async def test_what_was_stopped_half_way_is_finished_by_another(database: str, t
     """After so many statements; then one more is cut in the middle, which leaves a partition half detached."""
     async with years(database, tmp_path / "a") as time:
         delivery_id = await time.settled()
+        await time.until(lambda: range_has_ended(database, delivery_id))
         now = time.clock.now() + 300 * DAY
     retention = Retention(DatabaseSettings(database), 0.2, concurrently=True)
     async with retention.held() as held:

@@ -83,8 +83,7 @@ begin
     end if;
 end $$;
 
--- As in 0028_hand_over_log.sql, and ends the claim. It stands beside the one there, which replicas of the version before
--- call.
+-- As in 0028_hand_over_log.sql, and ends the claim.
 create or replace function apply_relayed (
     p_delivery_id bigint, p_slot smallint, p_now timestamptz, p_first integer, p_event_times_us bigint[],
     p_claim_count integer
@@ -129,6 +128,13 @@ begin
     end if;
     return v_others;
 end $$;
+
+-- What replicas of the version before call: they release their claims.
+create or replace function apply_relayed (
+    p_delivery_id bigint, p_slot smallint, p_now timestamptz, p_first integer, p_event_times_us bigint[]
+) returns integer[] language sql as $$
+    select apply_relayed(p_delivery_id, p_slot, p_now, p_first, p_event_times_us, 0)
+$$;
 
 -- The same for p_count recipients in a row, from p_first on, all accepted at p_event_time_us. A function of its own: the
 -- look into an array of times for each row, and its place in the log, were a quarter of the other one's cost.
