@@ -31,12 +31,12 @@ def processes_of(folder: Path) -> list[str]:
         if not process.name.isdigit() or int(process.name) == os.getpid():
             continue
         try:
-            words = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
-            known = words + os.fsencode(os.readlink(process / "cwd"))
+            words = (process / "cmdline").read_bytes()
+            known = words + (process / "environ").read_bytes() + os.fsencode(os.readlink(process / "cwd"))
         except OSError:
             continue  # it has ended meanwhile
         if os.fsencode(folder) in known:
-            found.append(f"{process.name} {(process / 'cmdline').read_bytes()!r}")
+            found.append(f"{process.name} {words!r}")
     return found
 
 
